@@ -1,0 +1,93 @@
+# The only doors. Each sets up what it needs, once; Python >= 3.11 with venv is all it asks for.
+
+.PHONY: help demo up test check protos lock clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# uv installs fast; without it, pip does the same work more slowly.
+UV_VERSION := 0.13.9
+NEWEST_FIRST := python3.14 python3.13 python3.12 python3.11 python3
+ifndef PYTHON
+PYTHON := $(shell for name in $(NEWEST_FIRST); do \
+	$$name -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$name; break; }; done)
+endif
+PYTHON_VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])'))
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Another Python, or a changed lock, sets up anew; a second run does nothing.
+CREATED := $(VENV)/created-with-$(PYTHON_VERSION)
+RUNTIME := $(VENV)/installed-runtime
+DEV := $(VENV)/installed-dev
+LOCKS := requirements.lock requirements-embedded.lock requirements-dev.lock
+
+help:
+	@echo "make demo    ten swaps at once through the whole stack, live, and a summary"
+	@echo "make up      the whole stack, kept running until Ctrl-C"
+	@echo "make test    everything that can be checked"
+	@echo "make check   the part of it that runs nothing: style, types, imports, protos"
+	@echo "make protos  generate engine/v1 from protos/"
+	@echo "make lock    resolve pyproject.toml into the lock files (UPGRADE=--upgrade: anew)"
+	@echo "make clean   remove $(VENV) and caches"
+
+demo: $(RUNTIME)
+	@$(BIN)/python -m oee demo
+
+up: $(RUNTIME)
+	@$(BIN)/python -m oee up
+
+test: $(DEV)
+	@started=$$(date +%s); \
+	$(MAKE) --no-print-directory check && $(BIN)/python -m pytest; \
+	code=$$?; echo "make test took $$(($$(date +%s) - started)) s"; exit $$code
+
+check: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint
+
+protos: $(DEV)
+	$(BIN)/python protos/generate.py
+
+COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command "make lock" --quiet $(UPGRADE)
+
+lock: $(CREATED)
+	$(COMPILE) -o requirements.lock
+	$(COMPILE) --extra embedded -c requirements.lock -o requirements-embedded.lock
+	$(COMPILE) --extra embedded --group dev -c requirements-embedded.lock -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The checkout itself is not copied into the environment: a .pth file points to it.
+$(CREATED):
+	@test -n "$(PYTHON)" || { \
+		echo "Python 3.11 or newer with venv is needed: one of $(NEWEST_FIRST) on PATH" >&2; \
+		echo "(on Debian and Ubuntu: apt install python3 python3-venv)" >&2; exit 1; }
+	@echo "setting up $(VENV) with $(PYTHON) $(PYTHON_VERSION)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) \
+		|| echo "no uv: pip will do"
+	@$(BIN)/python -c 'import pathlib, sysconfig; \
+		pathlib.Path(sysconfig.get_path("purelib"), "oee.pth").write_text("$(CURDIR)\n")'
+	@printf '#!/bin/sh\nexec "%s" -m oee "$$@"\n' "$(CURDIR)/$(BIN)/python" > $(BIN)/oee
+	@chmod +x $(BIN)/oee
+	@touch $@
+
+define install
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) 2>$(VENV)/uv.log \
+		|| $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1)
+	@touch $@
+endef
+
+$(RUNTIME): $(CREATED) requirements-embedded.lock
+	$(call install,requirements-embedded.lock)
+
+$(DEV): $(CREATED) requirements-dev.lock
+	$(call install,requirements-dev.lock)
+	@touch $(RUNTIME)

@@ -1,0 +1,272 @@
+"""The chain: slots, blocks, and the transactions waiting for the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from itertools import islice
+from typing import Final
+
+from solders.hash import Hash
+
+from dex_sim import market
+from dex_sim.chance import Chance, Range
+from dex_sim.execution import LAMPORTS, Accounts, Outcome, land
+from dex_sim.feed import Feeds
+from dex_sim.ledger import BLOCKHASH_LIFE_BLOCKS, Block, Ledger
+from dex_sim.transaction import Failure, Reason, Refused, Transaction
+
+RECENT_SLOTS: Final = 150
+MEMPOOL_LIMIT: Final = 20_000
+BLOCK_LIMIT: Final = 2_000
+
+GENESIS_SLOT: Final = 1_000
+GENESIS_HEIGHT: Final = 950
+
+PERCENT: Final = Range(0, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How this chain behaves; the settings of the same names."""
+
+    skipped_slot_percent: int
+    confirmed_after_slots: int
+    finalized_after_slots: int
+    drift_ppm: int
+    execution_slippage_bps: Range
+    nodes: int
+    node_lag_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """That a signature landed, where, and how."""
+
+    slot: int
+    failure: Failure | None
+
+
+class Chain:
+    """One chain without forks. A block is written before anything of it can be read.
+
+    Nothing here awaits, so whoever reads between two calls of `advance` sees whole blocks.
+    """
+
+    def __init__(self, ledger: Ledger, chance: Chance, rules: Rules) -> None:
+        self.rules = rules
+        self.ledger = ledger
+        self.accounts = Accounts()
+        self.signature_feeds = Feeds[str]()
+        self.pool_feeds = Feeds[str]()
+        # Set whenever there is something for the next block to do.
+        self.wanted = asyncio.Event()
+        self._chance = chance
+        self._mempool: dict[str, Transaction] = {}
+        self._blocks: list[Block] = []
+        self._block_of: dict[str, Block] = {}
+        self._sightings: dict[str, Sighting] = {}
+        # Signatures by block, to forget the sightings in the end.
+        self._landed: deque[tuple[Block, list[str]]] = deque()
+        self._unfinalized: deque[tuple[Block, Sequence[Outcome]]] = deque()
+        # Enough for every node to know every blockhash that is valid, and its finalized block.
+        self._keep_blocks = (
+            BLOCKHASH_LIFE_BLOCKS
+            + rules.finalized_after_slots
+            + rules.confirmed_after_slots
+            + rules.node_lag_slots
+        )
+        self._remember()
+        self._slot = self.head.slot
+        self.heads = [self.head] * rules.nodes
+
+    @property
+    def head(self) -> Block:
+        """The newest block."""
+        return self._blocks[-1]
+
+    @property
+    def busy(self) -> bool:
+        """Whether a transaction waits, or some node does not see one as finalized yet."""
+        return bool(self._mempool or self._unfinalized)
+
+    def advance(self) -> None:
+        """Move on by one slot; unless that is skipped, make a block of what is pending."""
+        self._slot += 1
+        skip = self._chance.draw("chain", "skip", self._slot, PERCENT)
+        if skip >= self.rules.skipped_slot_percent:
+            self._make_block()
+        self._move_nodes()
+
+    def block_at(self, slot: int) -> Block:
+        """The newest block not after a slot; the oldest one kept if all are."""
+        return self._blocks[max(0, bisect_right(self._blocks, slot, key=lambda b: b.slot) - 1)]
+
+    def block_of(self, blockhash: str) -> Block | None:
+        """The block of a recent blockhash."""
+        return self._block_of.get(blockhash)
+
+    def sighting(self, signature: str) -> Sighting | None:
+        """Where a signature landed, unless that is so long ago that it could not land again."""
+        return self._sightings.get(signature)
+
+    def landed_after(self, slot: int) -> Iterator[Outcome]:
+        """What landed after a slot, newest block first; the slot must not be finalized."""
+        for block, outcomes in reversed(self._unfinalized):
+            if block.slot <= slot:
+                return
+            yield from outcomes
+
+    def is_pending(self, signature: str) -> bool:
+        """Whether a transaction waits for the next block."""
+        return signature in self._mempool
+
+    def accept(self, transaction: Transaction) -> None:
+        """Let a verified transaction wait for the next block; safe to repeat.
+
+        Raises Refused when too many wait already, or when its fee cannot be paid.
+        """
+        if self.accounts.balance(transaction.wallet, LAMPORTS) < transaction.fee_lamports:
+            raise Refused(Reason.INSUFFICIENT_FUNDS, "too few lamports for the network fee")
+        if len(self._mempool) >= MEMPOOL_LIMIT:
+            raise Refused(Reason.NODE_UNAVAILABLE, "too many transactions are waiting")
+        self._mempool[transaction.signature] = transaction
+        self.wanted.set()
+
+    def simulate(self, transaction: Transaction) -> Failure | None:
+        """How a transaction would fail now, if it would; random slippage left out."""
+        if not self._may_land(transaction, self.head.height + 1):
+            return Failure(Reason.BLOCKHASH_NOT_FOUND, "the blockhash is unknown or expired")
+        try:
+            return land(transaction, self.accounts.draft(), lambda venue: 0).failure
+        except Refused as refused:
+            return refused.failure
+
+    def fund(self, wallet: str, mint: str, amount: int) -> int:
+        """Give a wallet tokens (or LAMPORTS), at once and for all nodes; its new balance."""
+        gift = self.accounts.draft()
+        gift.add(wallet, mint, amount)
+        self.ledger.set_balances(gift.balances)
+        self.accounts.adopt(gift)
+        return self.accounts.balance(wallet, mint)
+
+    def close_feeds(self) -> None:
+        """End all watches."""
+        self.signature_feeds.close()
+        self.pool_feeds.close()
+
+    def _remember(self) -> None:
+        states = self.ledger.pool_states()
+        for pool in market.opening_pools():
+            reserve_a, reserve_b, volatility_ppm = states.get(
+                pool.address, (pool.reserve_a, pool.reserve_b, pool.volatility_ppm)
+            )
+            self.accounts.pools[pool.address] = replace(
+                pool, reserve_a=reserve_a, reserve_b=reserve_b, volatility_ppm=volatility_ppm
+            )
+        self.accounts.balances = self.ledger.balances()
+        blocks = self.ledger.blocks()
+        if not blocks:
+            genesis = Block(GENESIS_HEIGHT, GENESIS_SLOT, _blockhash("", GENESIS_SLOT))
+            self.ledger.append(genesis, [], {}, self.accounts.pools, keep_blocks=self._keep_blocks)
+            blocks = [genesis]
+        landed: defaultdict[int, list[str]] = defaultdict(list)
+        for past in self.ledger.landed_since(blocks[0].slot):
+            self._sightings[past.signature] = Sighting(past.slot, past.failure)
+            landed[past.slot].append(past.signature)
+        for block in blocks:
+            self._add_block(block, landed[block.slot])
+
+    def _make_block(self) -> None:
+        block = Block(self.head.height + 1, self._slot, _blockhash(self.head.blockhash, self._slot))
+        candidates = list(islice(self._mempool.values(), BLOCK_LIMIT))
+        draft = self.accounts.draft()
+        outcomes = self._land(candidates, block, draft)
+        self._drift(draft)
+        self.ledger.append(
+            block, outcomes, draft.balances, draft.pools, keep_blocks=self._keep_blocks
+        )
+        # It is durable; only from here on can anybody see it.
+        self.accounts.adopt(draft)
+        for transaction in candidates:
+            del self._mempool[transaction.signature]
+        for outcome in outcomes:
+            self._sightings[outcome.signature] = Sighting(block.slot, outcome.failure)
+        self._add_block(block, [outcome.signature for outcome in outcomes])
+        if outcomes:
+            self._unfinalized.append((block, outcomes))
+        for address in draft.pools:
+            self.pool_feeds.publish(self.accounts.pools[address].venue, [address])
+
+    def _land(
+        self, candidates: Sequence[Transaction], block: Block, draft: Accounts
+    ) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for transaction in candidates:
+            number = self.ledger.transaction_count + len(outcomes) + 1
+            if self._may_land(transaction, block.height):
+                try:
+                    outcomes.append(land(transaction, draft, partial(self._slippage_bps, number)))
+                except Refused:
+                    continue  # nobody pays for it, so it is in no block
+        return outcomes
+
+    def _slippage_bps(self, number: int, venue: str) -> int:
+        within = self.rules.execution_slippage_bps
+        return self._chance.draw(venue, "execution slippage", number, within)
+
+    def _may_land(self, transaction: Transaction, height: int) -> bool:
+        signed_with = self._block_of.get(transaction.blockhash)
+        return (
+            signed_with is not None
+            and height <= signed_with.last_valid_height
+            and transaction.signature not in self._sightings
+        )
+
+    def _drift(self, draft: Accounts) -> None:
+        for address, before in self.accounts.pools.items():
+            traded = draft.pools.get(address, before)
+            after = market.drifted(traded, self._chance, self._slot, self.rules.drift_ppm)
+            after = after.settled(before)
+            if after != before:
+                draft.pools[address] = after
+
+    def _add_block(self, block: Block, signatures: list[str]) -> None:
+        self._blocks.append(block)
+        self._block_of[block.blockhash] = block
+        self._landed.append((block, signatures))
+        while len(self._landed) > self._keep_blocks:
+            forgotten, past = self._landed.popleft()
+            del self._block_of[forgotten.blockhash]
+            for signature in past:
+                del self._sightings[signature]
+        # Cut now and then rather than shift the list every time.
+        if len(self._blocks) >= 2 * self._keep_blocks:
+            del self._blocks[: -self._keep_blocks]
+
+    def _move_nodes(self) -> None:
+        """Let the nodes follow, each at its own lag, and tell watchers what all of them see."""
+        before = min(head.slot for head in self.heads)
+        lags = Range(0, self.rules.node_lag_slots)
+        for node, head in enumerate(self.heads):
+            lag = self._chance.draw("chain", f"lag/{node}", self._slot, lags)
+            reached = self.block_at(self._slot - lag)
+            self.heads[node] = reached if reached.slot > head.slot else head
+        now = min(head.slot for head in self.heads)
+        depths = {0, self.rules.confirmed_after_slots, self.rules.finalized_after_slots}
+        for block, outcomes in self._unfinalized:
+            if any(before < block.slot + depth <= now for depth in depths):
+                for outcome in outcomes:
+                    self.signature_feeds.publish(outcome.wallet, [outcome.signature])
+        deepest = max(depths)
+        while self._unfinalized and self._unfinalized[0][0].slot + deepest <= now:
+            self._unfinalized.popleft()
+
+
+def _blockhash(parent: str, slot: int) -> str:
+    return str(Hash(sha256(f"{parent}/{slot}".encode()).digest()))

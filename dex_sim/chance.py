@@ -1,0 +1,34 @@
+"""Random draws that a seed repeats."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from hashlib import blake2b
+from typing import NamedTuple
+
+
+class Range(NamedTuple):
+    """Whole numbers from `low` to `high`, both included."""
+
+    low: int
+    high: int
+
+
+class Chance:
+    """Draws keyed by (seed, venue, call, n): independent of each other and of their order."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._drawn: defaultdict[tuple[str, str], int] = defaultdict(int)
+
+    def draw(self, venue: str, call: str, n: int, within: Range) -> int:
+        """The n-th number for this call; always the same."""
+        key = f"{self._seed}/{venue}/{call}/{n}".encode()
+        number = int.from_bytes(blake2b(key, digest_size=8).digest(), "big")
+        return within.low + number % (within.high - within.low + 1)
+
+    def next(self, venue: str, call: str, within: Range) -> int:
+        """The number after the last one for this call, counted from the process's start."""
+        n = self._drawn[venue, call]
+        self._drawn[venue, call] = n + 1
+        return self.draw(venue, call, n, within)

@@ -1,0 +1,178 @@
+"""A transaction as the chain reads it off the wire."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from solders.instruction import Instruction
+from solders.message import MessageV0
+from solders.transaction import SanitizeError, VersionedTransaction
+
+from engine import programs
+
+LAMPORTS_A_SIGNATURE: Final = 5000
+DEFAULT_UNITS_AN_INSTRUCTION: Final = 200_000
+MAX_UNITS: Final = 1_400_000
+MAX_WIRE_BYTES: Final = 1232
+
+# Compute units as measured on the real programs.
+BUDGET_UNITS: Final = 150
+MEMO_UNITS: Final = 5_000
+SWAP_UNITS: Final = {"raydium": 33_000, "meteora": 52_000}
+
+_SET_UNIT_LIMIT: Final = 2
+_SET_UNIT_PRICE: Final = 3
+
+
+class Reason(StrEnum):
+    """How a transaction goes wrong; the words are those of the wire."""
+
+    MALFORMED = "MALFORMED"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    BLOCKHASH_NOT_FOUND = "BLOCKHASH_NOT_FOUND"
+    ALREADY_PROCESSED = "ALREADY_PROCESSED"
+    INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS"
+    SLIPPAGE_EXCEEDED = "SLIPPAGE_EXCEEDED"
+    PROGRAM_FAILED = "PROGRAM_FAILED"
+    NODE_UNAVAILABLE = "NODE_UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong with one transaction, in the chain's words."""
+
+    reason: Reason
+    message: str
+
+
+class Refused(Exception):
+    """A transaction is not taken, or does not have its effect."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(reason, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """One swap instruction; addresses in base58, amounts in base units."""
+
+    venue: str
+    pool: str
+    wallet: str
+    mint_in: str
+    mint_out: str
+    amount_in: int
+    min_amount_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What a transaction asks for.
+
+    `failure` is set when its instructions are known to fail wherever they land; the fee is due
+    all the same.
+    """
+
+    wire: VersionedTransaction
+    signature: str
+    wallet: str
+    blockhash: str
+    fee_lamports: int
+    compute_units: int
+    memo: str
+    swaps: tuple[Swap, ...]
+    failure: Failure | None
+
+    def verify(self) -> None:
+        """Raises Refused unless everybody who must sign signed this very message."""
+        if not all(self.wire.verify_with_results()):
+            raise Refused(Reason.SIGNATURE_INVALID, "a signature does not verify")
+
+
+def read_transaction(raw: bytes) -> Transaction:
+    """Read the wire format, signed or not; Refused(MALFORMED) when it is not one."""
+    wire = _wire(raw)
+    message = wire.message
+    assert isinstance(message, MessageV0)
+    try:
+        instructions = programs.instructions_of(message)
+    except ValueError as error:
+        raise Refused(Reason.MALFORMED, str(error)) from None
+
+    limit, price = DEFAULT_UNITS_AN_INSTRUCTION * len(instructions), 0
+    units, memo = 0, ""
+    swaps: list[Swap] = []
+    failure: Failure | None = None
+    for instruction in instructions:
+        try:
+            if instruction.program_id == programs.COMPUTE_BUDGET_PROGRAM:
+                units += BUDGET_UNITS
+                limit, price = _budget(instruction.data, limit, price)
+            elif instruction.program_id == programs.MEMO_PROGRAM:
+                units += MEMO_UNITS
+                memo = instruction.data.decode()
+            else:
+                swap = _swap(instruction)
+                units += SWAP_UNITS[swap.venue]
+                swaps.append(swap)
+        except ValueError as error:
+            failure = failure or Failure(Reason.PROGRAM_FAILED, str(error))
+    if units > limit:
+        failure = failure or Failure(
+            Reason.PROGRAM_FAILED, f"needs {units} compute units, its limit is {limit}"
+        )
+    fee = LAMPORTS_A_SIGNATURE * len(wire.signatures) + -(-limit * price // 1_000_000)
+    return Transaction(
+        wire=wire,
+        signature=str(wire.signatures[0]),
+        wallet=str(message.account_keys[0]),
+        blockhash=str(message.recent_blockhash),
+        fee_lamports=fee,
+        compute_units=units,
+        memo=memo,
+        swaps=tuple(swaps),
+        failure=failure,
+    )
+
+
+def _wire(raw: bytes) -> VersionedTransaction:
+    if len(raw) > MAX_WIRE_BYTES:
+        raise Refused(Reason.MALFORMED, f"longer than {MAX_WIRE_BYTES} bytes")
+    try:
+        wire = VersionedTransaction.from_bytes(raw)
+        wire.sanitize()
+    except (ValueError, SanitizeError) as error:
+        raise Refused(Reason.MALFORMED, str(error)) from None
+    # solders reads past a tail; the wire format has none.
+    if bytes(wire) != raw:
+        raise Refused(Reason.MALFORMED, "bytes follow the transaction")
+    if not isinstance(wire.message, MessageV0):
+        raise Refused(Reason.MALFORMED, "not a version 0 transaction")
+    return wire
+
+
+def _budget(data: bytes, limit: int, price: int) -> tuple[int, int]:
+    if data[:1] == bytes([_SET_UNIT_LIMIT]) and len(data) == 5:
+        return min(struct.unpack_from("<I", data, 1)[0], MAX_UNITS), price
+    if data[:1] == bytes([_SET_UNIT_PRICE]) and len(data) == 9:
+        return limit, struct.unpack_from("<Q", data, 1)[0]
+    raise ValueError("unknown compute budget instruction")
+
+
+def _swap(instruction: Instruction) -> Swap:
+    terms = programs.read_swap(instruction)
+    if terms is None:
+        raise ValueError(f"no program at {instruction.program_id}")
+    return Swap(
+        venue=terms.venue,
+        pool=str(terms.pool),
+        wallet=str(terms.wallet),
+        mint_in=str(terms.mint_in),
+        mint_out=str(terms.mint_out),
+        amount_in=terms.amount_in,
+        min_amount_out=terms.min_amount_out,
+    )

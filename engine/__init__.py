@@ -1,0 +1,1 @@
+"""What the services share: the order, its record, its queues, its wire."""

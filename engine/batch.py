@@ -1,0 +1,103 @@
+"""Natural batching: what arrives while a call is in flight goes into the next one together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+from engine.errors import Overloaded
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """Hands items to `flush` in batches; each caller gets its own item's result.
+
+    A lone item goes at once: nothing ever waits for company. At most `in_flight` calls of
+    `flush` run at a time, each with at most `limit` items and at most one item a `key`.
+    `flush` answers in the order of its items; an exception among the answers is raised to that
+    item's caller alone, an exception out of `flush` to all of the batch.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | BaseException]]],
+        *,
+        limit: int,
+        in_flight: int,
+        waiting: int = 20_000,
+        key: Callable[[Item], Hashable] | None = None,
+    ) -> None:
+        self._flush = flush
+        self._limit = limit
+        self._in_flight = in_flight
+        self._waiting = waiting
+        self._key = key
+        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        # Counted apart from the tasks: a task is still "running" for a moment after its last
+        # look at the queue, and an item that arrives then must not be left lying.
+        self._active = 0
+
+    async def submit(self, item: Item) -> Result:
+        """The item's result; raises Overloaded at once when too many items wait already."""
+        if len(self._queue) >= self._waiting:
+            raise Overloaded("too many requests are waiting; try again")
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        if self._active < self._in_flight:
+            self._active += 1
+            task = asyncio.create_task(self._drain())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return await future
+
+    async def close(self) -> None:
+        """Wait until everything submitted has its answer."""
+        while self._running:
+            await asyncio.wait(set(self._running))
+
+    async def _drain(self) -> None:
+        try:
+            while batch := self._take():
+                await self._answer(batch)
+        finally:
+            self._active -= 1
+
+    async def _answer(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        results: Sequence[Result | BaseException]
+        try:
+            results = await self._flush([item for item, _ in batch])
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        except Exception as error:  # noqa: BLE001 - handed to each caller, none is swallowed
+            results = [error] * len(batch)
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        keys: set[Hashable] = set()
+        later: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._queue and len(batch) < self._limit:
+            item, future = self._queue.popleft()
+            if future.done():
+                continue  # its caller has gone
+            key = self._key(item) if self._key else None
+            if key is not None and key in keys:
+                later.append((item, future))
+                continue
+            keys.add(key)
+            batch.append((item, future))
+        self._queue.extendleft(reversed(later))
+        return batch

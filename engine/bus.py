@@ -1,0 +1,198 @@
+"""NATS: work hints on JetStream, committed events on plain subjects. Losing any costs only time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from enum import StrEnum
+from typing import Any, Final
+from uuid import UUID
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js import api
+from nats.js.errors import BadRequestError, NotFoundError
+
+logger = structlog.get_logger()
+
+STREAM: Final = "WORK"
+CALL_SECONDS: Final = 2.0
+# Declared as whole seconds by nats-py, used as given.
+RECONNECT_SECONDS: Final[Any] = 0.2
+# More hints than this are never useful: the reconciler offers again what is still due.
+MAX_HINTS: Final = 1_000_000
+ACK_WAIT_SECONDS: Final = 30.0
+
+# What nats-py raises when a server, a stream or an answer is missing.
+ABSENT: Final = (nats.errors.Error, TimeoutError, OSError)
+
+
+class Queue(StrEnum):
+    """The work queues; also the names of their consumers."""
+
+    ROUTE = "route"
+    EXECUTE = "execute"
+
+    @property
+    def subject(self) -> str:
+        return f"work.{self.value}"
+
+
+def status_subject(order_id: UUID) -> str:
+    """Where an order's events are announced."""
+    return f"orders.status.{order_id}"
+
+
+class Bus:
+    """One connection to NATS, kept for ever; while it is away, hints are dropped."""
+
+    def __init__(self) -> None:
+        self.client: Client | None = None
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def connected(self) -> bool:
+        return self.client is not None and self.client.is_connected
+
+    def on_connect(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after every connect and reconnect."""
+        self._listeners.append(listener)
+
+    async def offer(self, queue: Queue, order_id: UUID) -> None:
+        """Hint that the order has work in this queue. Never raises, never waits for an answer."""
+        await self._publish(queue.subject, order_id.bytes)
+
+    async def announce(self, order_id: UUID, event: bytes) -> None:
+        """Tell whoever listens that this event was committed. Never raises."""
+        await self._publish(status_subject(order_id), event)
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[Msg], Awaitable[None]]
+    ) -> Subscription | None:
+        """A subscription that survives reconnects, or None while there was no connection yet."""
+        if self.client is None:
+            return None
+        try:
+            return await asyncio.wait_for(self.client.subscribe(subject, cb=callback), CALL_SECONDS)
+        except ABSENT:
+            return None
+
+    async def waiting(self, queue: Queue) -> int | None:
+        """How many hints wait in this queue; None when that cannot be known now.
+
+        Re-creates the stream and its consumers when they are missing.
+        """
+        if not self.connected:
+            return None
+        assert self.client is not None
+        try:
+            stream = self.client.jetstream(timeout=CALL_SECONDS)
+            return int((await stream.consumer_info(STREAM, queue.value)).num_pending)
+        except NotFoundError:
+            await self.ensure()
+        except ABSENT:
+            return None
+        return None
+
+    async def ensure(self) -> None:
+        """Create the stream and its consumers if they are not there; safe to repeat and to race.
+
+        Raises what nats-py raises when the server cannot do it now.
+        """
+        assert self.client is not None
+        stream = self.client.jetstream(timeout=CALL_SECONDS)
+        with suppress(BadRequestError):  # it is there, with other settings: an operator's choice
+            await stream.add_stream(
+                api.StreamConfig(
+                    name=STREAM,
+                    subjects=[queue.subject for queue in Queue],
+                    retention=api.RetentionPolicy.WORK_QUEUE,
+                    storage=api.StorageType.FILE,
+                    discard=api.DiscardPolicy.NEW,
+                    max_msgs=MAX_HINTS,
+                )
+            )
+        for queue in Queue:
+            await stream.add_consumer(
+                STREAM,
+                api.ConsumerConfig(
+                    durable_name=queue.value,
+                    filter_subject=queue.subject,
+                    ack_policy=api.AckPolicy.EXPLICIT,
+                    ack_wait=ACK_WAIT_SECONDS,
+                    max_deliver=-1,
+                    max_ack_pending=20_000,
+                ),
+            )
+
+    async def _publish(self, subject: str, payload: bytes) -> None:
+        if self.client is None:
+            return
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self.client.publish(subject, payload)
+        except ABSENT as error:
+            logger.debug("hint dropped", subject=subject, error=repr(error))
+
+    async def _connected(self) -> None:
+        logger.info("nats connected")
+        for listener in self._listeners:
+            listener()
+
+
+@asynccontextmanager
+async def open_bus(url: str, name: str) -> AsyncIterator[Bus]:
+    """A bus that connects in the background, so that a service starts without NATS too."""
+    bus = Bus()
+    connecting = asyncio.create_task(_connect(bus, url, name))
+    try:
+        yield bus
+    finally:
+        connecting.cancel()
+        with suppress(asyncio.CancelledError):
+            await connecting
+        if bus.client is not None:
+            # Pull subscriptions make drain() hang; what is still buffered are hints.
+            with suppress(*ABSENT):
+                await asyncio.wait_for(bus.client.close(), CALL_SECONDS)
+
+
+async def _connect(bus: Bus, url: str, name: str) -> None:
+    """Connect once; from then on the client keeps itself connected."""
+    said = False
+
+    async def lost() -> None:
+        logger.warning("nats connection lost; reconnecting")
+
+    async def failed(error: Exception) -> None:
+        nonlocal said
+        level = logger.debug if said else logger.warning
+        said = True
+        level("nats is not answering", error=type(error).__name__)
+
+    async def back() -> None:
+        nonlocal said
+        said = False
+        await bus._connected()
+
+    client = Client()
+    await client.connect(
+        [server.strip() for server in url.split(",")],
+        name=name,
+        allow_reconnect=True,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=RECONNECT_SECONDS,
+        connect_timeout=2,
+        ping_interval=5,
+        max_outstanding_pings=2,
+        drain_timeout=2,
+        error_cb=failed,
+        disconnected_cb=lost,
+        reconnected_cb=back,
+    )
+    bus.client = client
+    await back()

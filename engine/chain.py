@@ -1,0 +1,222 @@
+"""The chain port and its gRPC adapter: readings carry the slot of the node that gave them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+
+import grpc
+
+from engine.batch import Batcher
+from engine.errors import Refused, Unanswered
+from engine.v1 import chain_pb2 as pb
+from engine.v1.chain_pb2_grpc import ChainServiceStub
+from engine.venue import open_channel
+
+if TYPE_CHECKING:
+    from engine.v1.chain_pb2_grpc import ChainServiceAsyncStub
+
+CALL_SECONDS: Final = 2.0
+BATCH_LIMIT: Final = 200
+CALLS_IN_FLIGHT: Final = 32
+
+
+class Commitment(IntEnum):
+    """How settled a block is; ordered."""
+
+    PROCESSED = pb.COMMITMENT_PROCESSED
+    CONFIRMED = pb.COMMITMENT_CONFIRMED
+    FINALIZED = pb.COMMITMENT_FINALIZED
+
+
+@dataclass(frozen=True, slots=True)
+class Blockhash:
+    """A blockhash to sign with, and the last block height it lives to."""
+
+    blockhash: str
+    last_valid_block_height: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeightReading:
+    """A finalized block height, and the slot of the node that said so."""
+
+    block_height: int
+    context_slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReading:
+    """What one node knows of one signature. `commitment` None: it has no record of it."""
+
+    context_slot: int
+    node: str
+    commitment: Commitment | None = None
+    slot: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionReading:
+    """What a landed transaction did: each wallet's change by mint, in base units."""
+
+    slot: int
+    error: str
+    changes: dict[tuple[str, str], int]
+    fee_lamports: int
+
+
+# What the chain says about a transaction that no later try would cure.
+_PERMANENT: Final = frozenset({pb.TRANSACTION_ERROR_REASON_INSUFFICIENT_FUNDS})
+
+
+class Chain(Protocol):
+    """The chain. Every call raises Unanswered when no node answered in time."""
+
+    async def latest_blockhash(self) -> Blockhash:
+        """A recent blockhash."""
+
+    async def finalized_height(self) -> HeightReading:
+        """The finalized block height."""
+
+    async def simulate(self, transaction: bytes) -> None:
+        """Try a transaction, signed or not, without effect; raises Refused if it would fail."""
+
+    async def send(self, transaction: bytes) -> None:
+        """Send signed bytes; safe to repeat. Whatever it raises proves nothing."""
+
+    async def statuses(self, signatures: Sequence[str]) -> list[StatusReading]:
+        """What one node knows of these signatures, its whole history searched."""
+
+    async def transactions(self, signatures: Sequence[str]) -> list[TransactionReading | None]:
+        """What these did; None where the answering node has no record."""
+
+
+class ChainClient:
+    """The chain at an address."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: ChainServiceAsyncStub = ChainServiceStub(channel)
+        self._simulations: Batcher[bytes, None] = Batcher(
+            self._simulate_batch, limit=BATCH_LIMIT, in_flight=CALLS_IN_FLIGHT
+        )
+        self._sends: Batcher[bytes, None] = Batcher(
+            self._send_batch, limit=BATCH_LIMIT, in_flight=CALLS_IN_FLIGHT
+        )
+
+    async def latest_blockhash(self) -> Blockhash:
+        try:
+            response = await self._stub.GetLatestBlockhash(
+                pb.GetLatestBlockhashRequest(commitment=pb.COMMITMENT_CONFIRMED),
+                timeout=CALL_SECONDS,
+            )
+        except grpc.aio.AioRpcError as error:
+            _raise_unanswered(error)
+        return Blockhash(response.blockhash, response.last_valid_block_height)
+
+    async def finalized_height(self) -> HeightReading:
+        try:
+            response = await self._stub.GetBlockHeight(
+                pb.GetBlockHeightRequest(commitment=pb.COMMITMENT_FINALIZED), timeout=CALL_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            _raise_unanswered(error)
+        return HeightReading(response.block_height, response.context_slot)
+
+    async def simulate(self, transaction: bytes) -> None:
+        await self._simulations.submit(transaction)
+
+    async def send(self, transaction: bytes) -> None:
+        await self._sends.submit(transaction)
+
+    async def statuses(self, signatures: Sequence[str]) -> list[StatusReading]:
+        try:
+            response = await self._stub.GetSignatureStatuses(
+                pb.GetSignatureStatusesRequest(signatures=signatures, search_history=True),
+                timeout=CALL_SECONDS,
+            )
+        except grpc.aio.AioRpcError as error:
+            _raise_unanswered(error)
+        _expect(len(signatures), len(response.statuses))
+        return [
+            StatusReading(
+                response.context_slot,
+                response.node,
+                Commitment(status.commitment) if status.found else None,
+                status.slot,
+                _words(status.error) if status.HasField("error") else "",
+            )
+            for status in response.statuses
+        ]
+
+    async def transactions(self, signatures: Sequence[str]) -> list[TransactionReading | None]:
+        try:
+            response = await self._stub.GetTransactions(
+                pb.GetTransactionsRequest(signatures=signatures), timeout=CALL_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            _raise_unanswered(error)
+        _expect(len(signatures), len(response.transactions))
+        return [
+            TransactionReading(
+                record.slot,
+                _words(record.error) if record.HasField("error") else "",
+                {
+                    (change.owner, change.mint): int(change.after) - int(change.before)
+                    for change in record.changes
+                },
+                record.fee_lamports,
+            )
+            if record.found
+            else None
+            for record in response.transactions
+        ]
+
+    async def _simulate_batch(self, transactions: Sequence[bytes]) -> list[BaseException | None]:
+        try:
+            response = await self._stub.SimulateTransactions(
+                pb.SimulateTransactionsRequest(transactions=transactions), timeout=CALL_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            _raise_unanswered(error)
+        _expect(len(transactions), len(response.results))
+        return [_refusal(r.error) if r.HasField("error") else None for r in response.results]
+
+    async def _send_batch(self, transactions: Sequence[bytes]) -> list[BaseException | None]:
+        try:
+            response = await self._stub.SendTransactions(
+                pb.SendTransactionsRequest(transactions=transactions), timeout=CALL_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            _raise_unanswered(error)
+        _expect(len(transactions), len(response.results))
+        return [_refusal(r.error) if r.HasField("error") else None for r in response.results]
+
+
+def _words(error: pb.TransactionError) -> str:
+    name = pb.TransactionErrorReason.Name(error.reason).removeprefix("TRANSACTION_ERROR_REASON_")
+    return f"{name}: {error.message}" if error.message else name
+
+
+def _refusal(error: pb.TransactionError) -> Refused:
+    name = pb.TransactionErrorReason.Name(error.reason).removeprefix("TRANSACTION_ERROR_REASON_")
+    return Refused(name, error.message or name, permanent=error.reason in _PERMANENT)
+
+
+def _expect(asked: int, answered: int) -> None:
+    if asked != answered:
+        raise Unanswered(f"the chain gave {answered} answers to {asked} questions")
+
+
+def _raise_unanswered(error: grpc.aio.AioRpcError) -> NoReturn:
+    raise Unanswered(f"the chain did not answer ({error.code().name})") from None
+
+
+@asynccontextmanager
+async def open_chain(address: str) -> AsyncIterator[Chain]:
+    """A client for the chain; it connects when first asked, and again when needed."""
+    async with open_channel(address) as channel:
+        yield ChainClient(channel)

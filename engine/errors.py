@@ -1,0 +1,133 @@
+"""What can go wrong in the engine.
+
+EngineError
+├── RequestError                what a client is told; `reason` is the public word
+│   ├── InvalidRequest              FIELD_INVALID
+│   ├── ClientOrderIdReused         CLIENT_ORDER_ID_REUSED
+│   ├── OrderNotFound               ORDER_NOT_FOUND
+│   ├── NoRoute                     NO_ROUTE
+│   ├── FutureSequence              FUTURE_SEQUENCE
+│   ├── SlowConsumer                SLOW_CONSUMER
+│   ├── Overloaded                  OVERLOADED
+│   ├── StoreUnavailable            STORE_UNAVAILABLE
+│   └── ShuttingDown                SHUTTING_DOWN
+├── IllegalTransition           a move that the table does not have
+├── StaleOrder                  somebody else moved the order first
+├── Refused                     a venue or the chain said no, in words
+├── Unanswered                  a call out got no answer: nothing is known
+└── StartupError                a service cannot start; says what to change
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """Anything the engine itself raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One request field that is wrong: its name, and value and remedy in a sentence."""
+
+    field: str
+    description: str
+
+
+class RequestError(EngineError):
+    """An answer to a client. `metadata` repeats the dynamic parts for programs."""
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.metadata: Mapping[str, str] = metadata
+
+
+class InvalidRequest(RequestError):
+    """The request is malformed; carries every violation at once."""
+
+    reason = "FIELD_INVALID"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = tuple(violations)
+
+
+class ClientOrderIdReused(RequestError):
+    """The key belongs to an order with another request."""
+
+    reason = "CLIENT_ORDER_ID_REUSED"
+
+
+class OrderNotFound(RequestError):
+    """There is no such order for this account."""
+
+    reason = "ORDER_NOT_FOUND"
+
+
+class NoRoute(RequestError):
+    """No venue can do this swap."""
+
+    reason = "NO_ROUTE"
+
+
+class FutureSequence(RequestError):
+    """A watch was asked to resume after an event that does not exist yet."""
+
+    reason = "FUTURE_SEQUENCE"
+
+
+class SlowConsumer(RequestError):
+    """A stream's reader fell too far behind; it may resume after last_sequence."""
+
+    reason = "SLOW_CONSUMER"
+
+
+class Overloaded(RequestError):
+    """More work is waiting than the engine takes on."""
+
+    reason = "OVERLOADED"
+
+
+class StoreUnavailable(RequestError):
+    """The database cannot be reached; a write that was under way may or may not be committed."""
+
+    reason = "STORE_UNAVAILABLE"
+
+
+class ShuttingDown(RequestError):
+    """This process is draining; another one, or the next, will answer."""
+
+    reason = "SHUTTING_DOWN"
+
+
+class IllegalTransition(EngineError):
+    """The transition table has no such move."""
+
+
+class StaleOrder(EngineError):
+    """The stored order is no longer at the version this transition starts from."""
+
+
+class Refused(EngineError):
+    """A venue, the chain or a check said no: `reason` for programs, the message for people.
+
+    Permanent ones end the order; the others may pass on a later try.
+    """
+
+    def __init__(self, reason: str, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.permanent = permanent
+
+
+class Unanswered(EngineError):
+    """A venue, the chain or a node gave no usable answer: it may or may not have acted."""
+
+
+class StartupError(EngineError):
+    """The service cannot start; the message names what is wrong and what would be right."""

@@ -1,0 +1,379 @@
+"""The order and its verbs: each returns the transition to the next version, or refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from engine.errors import IllegalTransition
+from engine.lifecycle import FINAL, EventType, Status, next_status
+
+DEFAULT_SLIPPAGE_BPS: Final = 100
+MAX_SLIPPAGE_BPS: Final = 5000
+
+# The wait before each retry: the first try and at most three more.
+RETRY_DELAYS: Final = (timedelta(seconds=1), timedelta(seconds=2), timedelta(seconds=4))
+
+
+class OrderType(StrEnum):
+    """How an order is executed."""
+
+    MARKET = "market"
+
+
+class Resolution(StrEnum):
+    """How it became certain what an attempt did (rule R4)."""
+
+    LANDED = "landed"
+    LANDED_WITH_ERROR = "landed_with_error"
+    EXPIRED_UNLANDED = "expired_unlanded"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a try or an order failed: a word for programs, a sentence for people."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class VenueQuote:
+    """One venue's answer: amounts in base units, or the refusal.
+
+    `amount_out` is net: after the pool's fee, which is in token_in.
+    """
+
+    venue: str
+    latency_microseconds: int
+    pool: str = ""
+    amount_out: int = 0
+    fee: int = 0
+    price_impact_ppm: int = 0
+    slot: int = 0
+    refusal: Failure | None = None
+    # A refusal that time does not cure: no pool, not enough liquidity.
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """What was considered, what won (None: nothing), why, and the floor in base units."""
+
+    quotes: tuple[VenueQuote, ...]
+    why: str
+    venue: str | None = None
+    min_amount_out: int | None = None
+
+    @property
+    def chosen(self) -> VenueQuote | None:
+        """The winning quote."""
+        return next((q for q in self.quotes if q.venue == self.venue), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the next attempt goes, and what was promised there, in base units."""
+
+    venue: str
+    pool: str
+    quoted_amount_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The readings that an attempt's resolution rests on; zero and "" where not needed."""
+
+    status_context_slot: int
+    node: str
+    slot: int = 0
+    error: str = ""
+    finalized_block_height: int = 0
+    height_context_slot: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One signed transaction; live while `resolution` is None."""
+
+    number: int
+    venue: str
+    pool: str
+    signature: str
+    blockhash: str
+    last_valid_block_height: int
+    min_amount_out: int
+    transaction: bytes
+    resolution: Resolution | None = None
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """What a landed swap really paid and received, in base units, read from the chain."""
+
+    amount_in: int
+    amount_out: int
+    slot: int
+    signature: str
+    network_fee_lamports: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Which retry follows, and after how long."""
+
+    number: int
+    delay_milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """The facts of one event."""
+
+    route: RouteDecision | None = None
+    retry: Retry | None = None
+    attempt: Attempt | None = None
+    fill: Fill | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderEvent:
+    """One step of an order's life. `time` is the database's, None until committed."""
+
+    order_id: UUID
+    sequence: int
+    type: EventType
+    previous_status: Status | None
+    status: Status
+    settled: bool
+    detail: Detail
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """What the client asked for, normalised: two equal requests are the same intent.
+
+    Exactly one of slippage_bps and min_amount_out is set; amounts are base units.
+    """
+
+    token_in: str
+    token_out: str
+    amount_in: int
+    order_type: OrderType = OrderType.MARKET
+    slippage_bps: int | None = DEFAULT_SLIPPAGE_BPS
+    min_amount_out: int | None = None
+    venues: tuple[str, ...] = ()
+    expire_time: datetime | None = None
+
+    def floor(self, quoted_amount_out: int) -> int:
+        """The least to receive if this quote is the first chosen; rounded against slippage."""
+        if self.min_amount_out is not None:
+            return self.min_amount_out
+        assert self.slippage_bps is not None
+        kept = quoted_amount_out * (10_000 - self.slippage_bps)
+        return max(1, -(-kept // 10_000))
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One version of an order taking the place of the one before, and the event that says why."""
+
+    order: Order
+    event: OrderEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One version of an order. `sequence` is the version and the number of its last event.
+
+    Times are the database's: `read_time` is its clock when this version was read, so that
+    deadlines are judged by one clock whatever the hosts' clocks say.
+    """
+
+    order_id: UUID
+    account: str
+    client_order_id: str | None
+    request: OrderRequest
+    status: Status = Status.PENDING
+    settled: bool = False
+    sequence: int = 1
+    min_amount_out: int | None = None
+    route: Route | None = None
+    retries: int = 0
+    cancel_requested: bool = False
+    fill: Fill | None = None
+    failure: Failure | None = None
+    attempts: tuple[Attempt, ...] = ()
+    # How long from the commit until the order may be, and should be, looked at again.
+    not_before: datetime | None = None
+    backoff: timedelta | None = None
+    create_time: datetime | None = None
+    update_time: datetime | None = None
+    complete_time: datetime | None = None
+    read_time: datetime | None = None
+
+    @property
+    def live_attempt(self) -> Attempt | None:
+        """The attempt that may still land; at most one (rule R2)."""
+        return next((a for a in self.attempts if a.resolution is None), None)
+
+    @property
+    def backing_off(self) -> bool:
+        """A retry is waiting for its time: whoever looks now leaves the order alone."""
+        return self._passed(self.not_before) is False
+
+    @property
+    def past_expiry(self) -> bool:
+        """expire_time has passed: nothing more is signed (rule R7)."""
+        return self._passed(self.request.expire_time) is True
+
+    def _passed(self, time: datetime | None) -> bool | None:
+        return None if time is None or self.read_time is None else time <= self.read_time
+
+    # ── verbs ──────────────────────────────────────────────────────────────────────────────
+
+    def accept(self) -> Transition:
+        """The first event of a new order."""
+        event = OrderEvent(
+            self.order_id, 1, EventType.ORDER_ACCEPTED, None, Status.PENDING, False, Detail()
+        )
+        return Transition(self, event)
+
+    def start_routing(self) -> Transition:
+        return self._after(EventType.ROUTING_STARTED)
+
+    def choose_route(self, decision: RouteDecision) -> Transition:
+        """Take the decision's winner; the first time, its floor becomes the order's (R6)."""
+        quote, floor = decision.chosen, decision.min_amount_out
+        if quote is None or floor is None:
+            raise IllegalTransition("a route decision without a winner chooses nothing")
+        if self.min_amount_out is not None and floor != self.min_amount_out:
+            raise IllegalTransition("the floor is pinned")
+        return self._after(
+            EventType.ROUTE_CHOSEN,
+            Detail(route=decision),
+            route=Route(quote.venue, quote.pool, quote.amount_out),
+            min_amount_out=floor,
+        )
+
+    def start_building(self) -> Transition:
+        if self.route is None:
+            raise IllegalTransition("nothing can be built without a route")
+        return self._after(EventType.BUILD_STARTED)
+
+    def sign(self, attempt: Attempt) -> Transition:
+        """Record the signed transaction, before its first byte is sent (R1)."""
+        if self.live_attempt is not None:
+            raise IllegalTransition("an order has at most one live attempt")
+        if self.min_amount_out is None or attempt.min_amount_out < self.min_amount_out:
+            raise IllegalTransition("an attempt never carries less than the order's floor")
+        return self._after(
+            EventType.ATTEMPT_SIGNED,
+            Detail(attempt=attempt),
+            attempts=(*self.attempts, attempt),
+            failure=None,
+        )
+
+    def confirm(self, fill: Fill) -> Transition:
+        """The swap landed at the wanted commitment; its attempt stays live until finalized."""
+        return self._after(EventType.SWAP_CONFIRMED, Detail(fill=fill), fill=fill)
+
+    def finalize(self, evidence: Evidence) -> Transition:
+        """The swap can no longer be undone: the order is settled."""
+        attempt = self._resolved(Resolution.LANDED, evidence)
+        return self._after(
+            EventType.SWAP_FINALIZED,
+            Detail(attempt=attempt),
+            attempts=(*self.attempts[:-1], attempt),
+            settled=True,
+        )
+
+    def reorg(self) -> Transition:
+        """A fork took the swap back; the attempt is still live and may land again."""
+        return self._after(EventType.SWAP_REORGED, fill=None)
+
+    def request_cancel(self) -> Transition:
+        return self._after(EventType.CANCEL_REQUESTED, cancel_requested=True)
+
+    def resolve(self, resolution: Resolution, evidence: Evidence, failure: Failure) -> Transition:
+        """The live attempt is proven to have swapped nothing: try again, or end.
+
+        What follows is decided here alone: a cancel first, then expiry, then the tries left.
+        """
+        attempt = self._resolved(resolution, evidence)
+        resolved = replace(
+            self, attempts=(*self.attempts[:-1], attempt), failure=failure, route=None
+        )
+        detail = Detail(attempt=attempt, failure=failure)
+        if self.cancel_requested:
+            return resolved._after(EventType.ATTEMPT_RESOLVED_CANCELLED, detail)
+        if self.past_expiry:
+            return resolved._after(EventType.ATTEMPT_RESOLVED_EXPIRED, detail)
+        if self.retries >= len(RETRY_DELAYS):
+            return resolved._after(EventType.ATTEMPT_RESOLVED_FAILED, detail)
+        return resolved._again(EventType.ATTEMPT_RESOLVED, detail)
+
+    def retry_or_fail(self, failure: Failure, route: RouteDecision | None = None) -> Transition:
+        """A transient failure before anything was signed: back off, or end when no try is left."""
+        if self.retries >= len(RETRY_DELAYS):
+            return self.fail(failure, route)
+        detail = Detail(route=route, failure=failure)
+        return replace(self, failure=failure, route=None)._again(EventType.RETRY_SCHEDULED, detail)
+
+    def fail(self, failure: Failure, route: RouteDecision | None = None) -> Transition:
+        """A permanent refusal, or no try left, with nothing signed."""
+        detail = Detail(route=route, failure=failure)
+        return self._after(EventType.ORDER_FAILED, detail, failure=failure, route=None)
+
+    def cancel(self) -> Transition:
+        return self._after(EventType.ORDER_CANCELLED, route=None)
+
+    def expire(self) -> Transition:
+        return self._after(EventType.ORDER_EXPIRED, route=None)
+
+    def _resolved(self, resolution: Resolution, evidence: Evidence) -> Attempt:
+        live = self.live_attempt
+        if live is None:
+            raise IllegalTransition("there is no live attempt to resolve")
+        return replace(live, resolution=resolution, evidence=evidence)
+
+    def _again(self, event: EventType, detail: Detail) -> Transition:
+        delay = RETRY_DELAYS[self.retries]
+        retry = Retry(self.retries + 1, int(delay.total_seconds() * 1000))
+        return self._after(event, replace(detail, retry=retry), retries=retry.number, backoff=delay)
+
+    def _after(
+        self,
+        event: EventType,
+        detail: Detail = Detail(),
+        **facts: object,
+    ) -> Transition:
+        status = next_status(self.status, event)
+        facts.setdefault("backoff", None)
+        facts.setdefault("settled", status in FINAL and status is not Status.CONFIRMED)
+        order = replace(self, status=status, sequence=self.sequence + 1, **facts)  # type: ignore[arg-type]
+        return Transition(
+            order,
+            OrderEvent(
+                self.order_id,
+                order.sequence,
+                event,
+                self.status,
+                status,
+                order.settled,
+                detail,
+            ),
+        )
+
+
+def first_difference(one: OrderRequest, other: OrderRequest) -> str | None:
+    """The name of the first field in which two requests differ, or None."""
+    fields: Sequence[str] = OrderRequest.__slots__
+    return next((f for f in fields if getattr(one, f) != getattr(other, f)), None)

@@ -1,0 +1,81 @@
+"""Choosing a route from quotes: pure, so the router decides with it and the gateway previews."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.order import Failure, OrderRequest, RouteDecision, VenueQuote
+
+
+def choose(
+    request: OrderRequest, pinned_floor: int | None, quotes: Sequence[VenueQuote]
+) -> RouteDecision | NoOffer:
+    """The quote with the most net amount out that keeps the floor, or why there is none.
+
+    Ties go to the lower price impact, then to the venue first in the alphabet. The floor is
+    `pinned_floor` once there is one; before that the request's, from the winning quote.
+    """
+    asked = tuple(sorted(quotes, key=lambda quote: quote.venue))
+    offers = sorted(
+        (quote for quote in asked if quote.refusal is None),
+        key=lambda quote: (-quote.amount_out, quote.price_impact_ppm, quote.venue),
+    )
+    if not offers:
+        return _no_offer(asked)
+    best = offers[0]
+    floor = request.floor(best.amount_out) if pinned_floor is None else pinned_floor
+    if best.amount_out < floor:
+        message = (
+            f"the best quote, {best.amount_out} base units from {best.venue}, "
+            f"is below the floor of {floor}"
+        )
+        return NoOffer(
+            RouteDecision(asked, message),
+            Failure("PRICE_FLOOR_NOT_MET", message),
+            permanent=False,
+        )
+    return RouteDecision(asked, _why(best, offers[1:]), best.venue, floor)
+
+
+class NoOffer:
+    """No route now: the record of it, the reason, and whether asking again can help."""
+
+    __slots__ = ("decision", "failure", "permanent")
+
+    def __init__(self, decision: RouteDecision, failure: Failure, *, permanent: bool) -> None:
+        self.decision = decision
+        self.failure = failure
+        self.permanent = permanent
+
+
+def _why(best: VenueQuote, others: Sequence[VenueQuote]) -> str:
+    if not others:
+        return f"{best.venue} was the only venue with a quote"
+    second = others[0]
+    if second.amount_out == best.amount_out:
+        rule = (
+            "has the lower price impact"
+            if second.price_impact_ppm > best.price_impact_ppm
+            else "comes first in the alphabet"
+        )
+        return f"{best.venue} and {second.venue} offered the same; {best.venue} {rule}"
+    # In hundredths of a basis point, integers throughout.
+    lead = (best.amount_out - second.amount_out) * 1_000_000 // best.amount_out
+    return f"{second.venue} offered {lead // 100}.{lead % 100:02d} bps less than {best.venue}"
+
+
+def _no_offer(asked: Sequence[VenueQuote]) -> NoOffer:
+    refusals = [(quote.venue, quote.refusal) for quote in asked if quote.refusal is not None]
+    words = "; ".join(f"{venue}: {refusal.message}" for venue, refusal in refusals)
+    message = f"no venue offered a quote ({words})" if words else "no venue was asked"
+    permanent = all(quote.permanent for quote in asked)
+    reasons = {refusal.reason for _, refusal in refusals}
+    # One reason for all is the order's; permanent ones that differ add up to "no route".
+    reason = (
+        ("NO_ROUTE" if reasons != {"INSUFFICIENT_LIQUIDITY"} else "INSUFFICIENT_LIQUIDITY")
+        if permanent
+        else "VENUE_UNAVAILABLE"
+    )
+    return NoOffer(
+        RouteDecision(tuple(asked), message), Failure(reason, message), permanent=permanent
+    )

@@ -1,0 +1,212 @@
+"""The gRPC server every service runs: error codes, health, reflection, drain."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import structlog
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+
+from engine import errors
+
+logger = structlog.get_logger()
+
+ERROR_DOMAIN: Final = "engine"
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one kind of error is told: a canonical code, and when to come back."""
+
+    code: grpc.StatusCode
+    retry_seconds: float | None = None
+
+
+# The one place where an error gets its code; README's table has the same rows.
+ANSWERS: Final[Mapping[type[errors.RequestError], Answer]] = {
+    errors.InvalidRequest: Answer(grpc.StatusCode.INVALID_ARGUMENT),
+    errors.ClientOrderIdReused: Answer(grpc.StatusCode.ALREADY_EXISTS),
+    errors.OrderNotFound: Answer(grpc.StatusCode.NOT_FOUND),
+    errors.NoRoute: Answer(grpc.StatusCode.FAILED_PRECONDITION),
+    errors.FutureSequence: Answer(grpc.StatusCode.OUT_OF_RANGE),
+    errors.SlowConsumer: Answer(grpc.StatusCode.RESOURCE_EXHAUSTED),
+    errors.Overloaded: Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_seconds=1),
+    errors.StoreUnavailable: Answer(grpc.StatusCode.UNAVAILABLE, retry_seconds=1),
+    errors.ShuttingDown: Answer(grpc.StatusCode.UNAVAILABLE, retry_seconds=0.5),
+}
+
+
+def to_status(error: errors.RequestError) -> status_pb2.Status:
+    """The google.rpc.Status of an error: ErrorInfo always, the other details where they fit."""
+    answer = ANSWERS[type(error)]
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(
+            reason=error.reason, domain=ERROR_DOMAIN, metadata=dict(error.metadata)
+        )
+    ]
+    if isinstance(error, errors.InvalidRequest):
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=violation.field, description=violation.description
+                    )
+                    for violation in error.violations
+                ]
+            )
+        )
+    if isinstance(error, errors.OrderNotFound | errors.ClientOrderIdReused):
+        details.append(
+            error_details_pb2.ResourceInfo(
+                resource_type="engine.v1.Order",
+                resource_name=error.metadata.get("order_id", ""),
+                description=str(error),
+            )
+        )
+    if isinstance(error, errors.NoRoute):
+        details.append(
+            error_details_pb2.PreconditionFailure(
+                violations=[
+                    error_details_pb2.PreconditionFailure.Violation(
+                        type=error.reason, subject=venue, description=why
+                    )
+                    for venue, why in error.metadata.items()
+                ]
+            )
+        )
+    if answer.retry_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(answer.retry_seconds * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        item = any_pb2.Any()
+        item.Pack(detail)
+        packed.append(item)
+    code = code_pb2.Code.Value(answer.code.name)
+    return status_pb2.Status(code=code, message=str(error), details=packed)
+
+
+class _ErrorTranslation(grpc.aio.ServerInterceptor):
+    """The RPC edge: engine errors become statuses, anything else is logged and INTERNAL."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        if handler.unary_unary:
+            inner = handler.unary_unary
+
+            async def unary(request: Any, context: Any) -> Any:
+                try:
+                    return await inner(request, context)
+                except Exception as error:  # noqa: BLE001 - the RPC edge
+                    await _abort(context, details.method, error)
+
+            return grpc.unary_unary_rpc_method_handler(
+                unary, handler.request_deserializer, handler.response_serializer
+            )
+        if handler.unary_stream and not details.method.startswith("/grpc."):
+            stream = handler.unary_stream
+
+            async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
+                try:
+                    async for response in stream(request, context):
+                        yield response
+                except Exception as error:  # noqa: BLE001 - the RPC edge
+                    await _abort(context, details.method, error)
+
+            return grpc.unary_stream_rpc_method_handler(
+                streaming, handler.request_deserializer, handler.response_serializer
+            )
+        return handler
+
+
+async def _abort(context: Any, method: str, error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, errors.RequestError):
+        logger.debug("refused", method=method, reason=error.reason, message=str(error))
+        status = rpc_status.to_status(to_status(error))
+        await context.abort(status.code, status.details, status.trailing_metadata)
+    logger.error("call failed", method=method, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error; it is in the server's log")
+
+
+class Server:
+    """A started server: the port it got, and its health."""
+
+    def __init__(self, port: int, health: health_aio.HealthServicer, names: Sequence[str]) -> None:
+        self.port = port
+        self._health = health
+        self._names = names
+
+    async def report(self, serving: bool) -> None:
+        """Say SERVING or NOT_SERVING for the process and each of its services."""
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        for name in ("", *self._names):
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+@asynccontextmanager
+async def serving(
+    address: str,
+    services: Mapping[str, Callable[[grpc.aio.Server], None]],
+    *,
+    grace_seconds: float = 5,
+    on_drain: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Server]:
+    """Serve `services` (full name → adder) at `address`, with health and reflection.
+
+    Entered last, so that SERVING means the rest is open. Leaving calls `on_drain`, says
+    NOT_SERVING, refuses new calls, gives running ones the grace, then cancels them.
+    Raises StartupError when the address cannot be bound.
+    """
+    server = grpc.aio.server(
+        interceptors=[_ErrorTranslation()],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    for add in services.values():
+        add(server)
+    names = (*services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError:
+        raise errors.StartupError(
+            f"LISTEN_ADDRESS {address} cannot be bound: it is taken or not ours; choose another"
+        ) from None
+    await server.start()
+    started = Server(port, health, tuple(services))
+    await started.report(serving=True)
+    logger.info("serving", address=address, port=port)
+    try:
+        yield started
+    finally:
+        on_drain()
+        await started.report(serving=False)
+        await server.stop(grace_seconds)

@@ -1,0 +1,109 @@
+"""A service's process: settings, logs, signals, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, TypeVar
+
+import structlog
+import uvloop
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from engine import log
+from engine.errors import StartupError
+
+USAGE_ERROR = 2
+
+logger = structlog.get_logger()
+
+
+class ServiceSettings(BaseSettings):
+    """Read from the environment, once, without prefix; unknown variables are not ours."""
+
+    model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
+
+    log_level: Annotated[
+        str, BeforeValidator(str.upper), Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    ] = "INFO"
+
+
+def _address(value: object) -> object:
+    host, _, port = str(value).rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, for example 127.0.0.1:50051")
+    return value
+
+
+def _addresses(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [item.strip().partition("=") for item in value.split(",") if item.strip()]
+    if not pairs or not all(name and address for name, _, address in pairs):
+        raise ValueError("must be NAME=HOST:PORT[,NAME=HOST:PORT…]")
+    return {name.strip(): _address(address.strip()) for name, _, address in pairs}
+
+
+Address = Annotated[str, BeforeValidator(_address)]
+Addresses = Annotated[dict[str, str], NoDecode, BeforeValidator(_addresses)]
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def main(
+    service: str, settings_type: type[S], run: Callable[[S, asyncio.Event], Awaitable[None]]
+) -> None:
+    """Run one service until SIGTERM or SIGINT sets its stop event; never returns.
+
+    Exit codes: 0 stopped as asked, 1 crashed, 2 a setting is missing or wrong, or the
+    address is taken.
+    """
+    try:
+        settings = settings_type()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            name = "_".join(str(part) for part in problem["loc"][:1]).upper() or service
+            sys.stderr.write(f"{service}: {name}: {_expectation(settings_type, problem)}\n")
+        sys.exit(USAGE_ERROR)
+    log.configure(service, settings.log_level)
+    try:
+        uvloop.run(_until_signalled(run, settings))
+    except StartupError as error:
+        logger.error("cannot start", reason=str(error))
+        sys.exit(USAGE_ERROR)
+    except Exception:
+        logger.critical("crashed", exc_info=True)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _expectation(settings_type: type[BaseSettings], problem: object) -> str:
+    assert isinstance(problem, dict)
+    field = settings_type.model_fields.get(str(problem["loc"][0])) if problem["loc"] else None
+    expected = f" Expected: {field.description}." if field and field.description else ""
+    message = (
+        "is not set." if problem["type"] == "missing" else f"{problem['msg'].removesuffix('.')}."
+    )
+    return message + expected
+
+
+async def _until_signalled(run: Callable[[S, asyncio.Event], Awaitable[None]], settings: S) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    logger.info("starting")
+    await run(settings, stop)
+    logger.info("stopped")
+
+
+async def run_until(stop: asyncio.Event, *loops: Coroutine[Any, Any, None]) -> None:
+    """Run endless loops until `stop`; one that ends by itself with an error ends them all."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(loop) for loop in loops]
+        await stop.wait()
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,315 @@
+"""Orders, their attempts and their events in PostgreSQL: the truth."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from engine import rows, statements
+from engine.batch import Batcher
+from engine.errors import StaleOrder, StartupError, StoreUnavailable
+from engine.lifecycle import FINAL, Status
+from engine.order import Order, OrderEvent, Transition
+from engine.token import Token, Tokens
+
+logger = structlog.get_logger()
+
+ACQUIRE_SECONDS: Final = 2.0
+STATEMENT_SECONDS: Final = 5.0
+OPEN_SECONDS: Final = 30.0
+CONNECTIONS: Final = 6
+WRITERS: Final = 2
+BATCH_LIMIT: Final = 250
+
+# How far the looks at an order that stands still back off.
+OFFER_AT_LEAST_EVERY: Final = timedelta(seconds=5)
+SETTLE_AT_LEAST_EVERY: Final = timedelta(seconds=2)
+
+# The server is unreachable, going down, coming up, or did not answer in time.
+_AWAY: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.QueryCanceledError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InternalClientError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """The stored order; `event` is None when it had been accepted before."""
+
+    order: Order
+    event: OrderEvent | None
+
+
+class Store:
+    """Orders and their events. Every method raises StoreUnavailable when the database is away.
+
+    After a StoreUnavailable from a write it is unknown whether it was committed; both writes
+    are safe to repeat.
+    """
+
+    def __init__(self, pool: asyncpg.Pool, tokens: Tokens) -> None:
+        self._pool = pool
+        self.tokens = tokens
+        self._adds: Batcher[Order, Added] = Batcher(
+            self._add_batch, limit=BATCH_LIMIT, in_flight=WRITERS
+        )
+        self._saves: Batcher[Transition, Transition] = Batcher(
+            self._save_batch,
+            limit=BATCH_LIMIT,
+            in_flight=WRITERS,
+            key=lambda transition: transition.order.order_id,
+        )
+
+    async def add(self, order: Order) -> Added:
+        """Make a new order durable, or return the one that its client_order_id has already."""
+        return await self._adds.submit(order)
+
+    async def save(self, transition: Transition) -> Transition:
+        """Put this version where its predecessor stood, with its event; times filled in.
+
+        Raises StaleOrder if another version stands there: read again.
+        """
+        return await self._saves.submit(transition)
+
+    async def get(self, order_id: UUID) -> Order | None:
+        """The order, or None."""
+        row = await self._fetchrow(statements.GET, order_id)
+        return None if row is None else rows.order(row)
+
+    async def get_by_client_order_id(self, account: str, client_order_id: str) -> Order | None:
+        """The order that this account gave this key, or None."""
+        row = await self._fetchrow(statements.GET_BY_CLIENT_ORDER_ID, account, client_order_id)
+        return None if row is None else rows.order(row)
+
+    async def list_orders(
+        self,
+        account: str,
+        *,
+        before: UUID | None = None,
+        statuses: Sequence[Status] = (),
+        token: str | None = None,
+        venue: str | None = None,
+        create_time_from: datetime | None = None,
+        create_time_before: datetime | None = None,
+        limit: int,
+    ) -> list[Order]:
+        """The account's orders, newest first, after the one with id `before`."""
+        found = await self._fetch(
+            statements.LIST,
+            account,
+            before,
+            [status.value for status in statuses] or None,
+            token,
+            venue,
+            create_time_from,
+            create_time_before,
+            limit,
+        )
+        return [rows.order(row) for row in found]
+
+    async def events(self, after: Sequence[tuple[UUID, int]], limit: int) -> list[OrderEvent]:
+        """Events of several orders, each after its own sequence, by order and sequence."""
+        ids, sequences = [i for i, _ in after], [s for _, s in after]
+        return [
+            rows.event(row) for row in await self._fetch(statements.EVENTS, ids, sequences, limit)
+        ]
+
+    async def claim_to_offer(self, limit: int) -> list[Order]:
+        """Due orders that nothing is signed for; nobody else gets them for a while."""
+        return await self._claim(statements.CLAIM_TO_OFFER, limit, OFFER_AT_LEAST_EVERY)
+
+    async def claim_to_settle(self, limit: int) -> list[Order]:
+        """Due orders with an attempt to follow; nobody else gets them for a while."""
+        return await self._claim(statements.CLAIM_TO_SETTLE, limit, SETTLE_AT_LEAST_EVERY)
+
+    async def close(self) -> None:
+        """Answer what was submitted; the pool is its opener's to close."""
+        await self._adds.close()
+        await self._saves.close()
+
+    async def _claim(self, statement: str, limit: int, longest: timedelta) -> list[Order]:
+        found = await self._fetch(statement, limit, statements.CHECK_AFTER_JSON, longest)
+        return [rows.order(row) for row in found]
+
+    async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        async def query(connection: Any) -> list[asyncpg.Record]:
+            found: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
+            return found
+
+        return await self._ask(query)
+
+    async def _fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record | None:
+        found = await self._fetch(statement, *arguments)
+        return found[0] if found else None
+
+    async def _ask(
+        self, query: Callable[[Any], Awaitable[list[asyncpg.Record]]]
+    ) -> list[asyncpg.Record]:
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                return await query(connection)
+        except _AWAY as error:
+            logger.warning("database is away", error=type(error).__name__)
+            raise StoreUnavailable(
+                "the order store cannot be reached; nothing is lost: repeat the call"
+            ) from error
+
+    # ── batches ───────────────────────────────────────────────────────────────────────────
+
+    async def _add_batch(self, orders: Sequence[Order]) -> list[Added | BaseException]:
+        return await self._row_by_row_on_bad_data(self._add_rows, orders)
+
+    async def _save_batch(self, batch: Sequence[Transition]) -> list[Transition | BaseException]:
+        return await self._row_by_row_on_bad_data(self._save_rows, batch)
+
+    async def _row_by_row_on_bad_data(
+        self, write: Callable[[Sequence[Any]], Any], items: Sequence[Any]
+    ) -> list[Any]:
+        """A row that the database refuses fails alone, not with its whole batch."""
+        try:
+            results: list[Any] = await write(items)
+        except asyncpg.PostgresError as error:
+            if len(items) == 1:
+                logger.error("the database refused a row", error=str(error))
+                return [error]
+            return [r for item in items for r in await self._row_by_row_on_bad_data(write, [item])]
+        return results
+
+    async def _add_rows(self, orders: Sequence[Order]) -> list[Added | BaseException]:
+        arrays = [[value(order) for order in orders] for _, _, value in statements.REQUEST]
+        inserted = await self._fetch(
+            statements.ADD, *arrays, statements.CHECK_AFTER[Status.PENDING]
+        )
+        added = {row["order_id"]: row["create_time"] for row in inserted}
+        losers = [order for order in orders if order.order_id not in added]
+        earlier = {}
+        if losers:
+            found = await self._fetch(
+                statements.GET_MANY_BY_CLIENT_ORDER_ID,
+                [order.account for order in losers],
+                [order.client_order_id for order in losers],
+            )
+            earlier = {(row["account"], row["client_order_id"]): rows.order(row) for row in found}
+        results: list[Added | BaseException] = []
+        for order in orders:
+            time = added.get(order.order_id)
+            if time is not None:
+                stored = replace(order, create_time=time, update_time=time, read_time=time)
+                event = replace(stored.accept().event, time=time)
+                results.append(Added(stored, event))
+            else:
+                results.append(Added(earlier[order.account, order.client_order_id], None))
+        return results
+
+    async def _save_rows(self, batch: Sequence[Transition]) -> list[Transition | BaseException]:
+        orders = [transition.order for transition in batch]
+        events = [transition.event for transition in batch]
+        signed = [
+            (event.order_id, attempt)
+            for event in events
+            if (attempt := event.detail.attempt) is not None
+        ]
+        updated = await self._fetch(
+            statements.SAVE,
+            [order.order_id for order in orders],
+            [order.sequence for order in orders],
+            [order.backoff for order in orders],
+            [statements.CHECK_AFTER.get(order.status) for order in orders],
+            *([value(order) for order in orders] for _, _, value in statements.FACTS),
+            *([value(event) for event in events] for _, _, value in statements.EVENT),
+            [order_id for order_id, _ in signed],
+            *([value(attempt) for _, attempt in signed] for _, _, value in statements.ATTEMPT),
+            [status.value for status in FINAL],
+        )
+        moved = {row["order_id"]: row for row in updated}
+        return [_committed(transition, moved) for transition in batch]
+
+
+def _committed(
+    transition: Transition, moved: dict[UUID, asyncpg.Record]
+) -> Transition | BaseException:
+    row = moved.get(transition.order.order_id)
+    if row is None:
+        order = transition.order
+        return StaleOrder(f"order {order.order_id} is no longer at {order.sequence - 1}")
+    time = row["update_time"]
+    order = replace(
+        transition.order,
+        not_before=row["not_before"],
+        update_time=time,
+        complete_time=row["complete_time"],
+        read_time=time,
+    )
+    return Transition(order, replace(transition.event, time=time))
+
+
+# ── opening ───────────────────────────────────────────────────────────────────────────────────
+
+
+@asynccontextmanager
+async def open_store(dsn: str) -> AsyncIterator[Store]:
+    """The store at `dsn`, waiting for a server that is still coming up.
+
+    Raises StartupError when none answers in OPEN_SECONDS, when it would lose acknowledged
+    commits in a power cut, or when it has not been migrated.
+    """
+    pool = asyncpg.create_pool(
+        dsn,
+        min_size=0,
+        max_size=CONNECTIONS,
+        timeout=ACQUIRE_SECONDS,
+        command_timeout=STATEMENT_SECONDS,
+        server_settings={"application_name": "order-execution-engine", "timezone": "UTC"},
+    )
+    async with pool:
+        store = Store(pool, await _ready(pool))
+        try:
+            yield store
+        finally:
+            await asyncio.wait_for(store.close(), STATEMENT_SECONDS * 2)
+
+
+async def _ready(pool: asyncpg.Pool) -> Tokens:
+    waited = 0.0
+    while True:
+        try:
+            return await _check(pool)
+        except (*_AWAY, asyncpg.UndefinedTableError) as error:
+            if waited >= OPEN_SECONDS:
+                raise StartupError(
+                    f"POSTGRES_DSN: no migrated database answered in {OPEN_SECONDS:.0f} s "
+                    f"({type(error).__name__}); start PostgreSQL and run python -m engine.migrate"
+                ) from error
+            if waited == 0:
+                logger.warning("waiting for the database", error=type(error).__name__)
+            await asyncio.sleep(0.25)
+            waited += 0.25
+
+
+async def _check(pool: asyncpg.Pool) -> Tokens:
+    async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        for setting in ("fsync", "synchronous_commit"):
+            value = await connection.fetchval(f"SHOW {setting}")
+            if value == "off":
+                raise StartupError(
+                    f"PostgreSQL runs with {setting} = off and would lose accepted orders "
+                    "in a power cut; switch it on"
+                )
+        found = await connection.fetch("SELECT symbol, mint, decimals FROM tokens")
+    return Tokens(Token(row["symbol"], row["mint"], row["decimals"]) for row in found)

@@ -1,0 +1,90 @@
+"""Tokens and their amounts: whole tokens at the edge, integers in base units inside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+# Amounts are u64 on chain, so the table and the wire hold no more either.
+MAX_AMOUNT: Final = 2**64 - 1
+
+_DECIMAL: Final = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?", re.ASCII)
+_PRICE_DIGITS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token: short name, mint address (base58), decimal places of one whole token."""
+
+    symbol: str
+    mint: str
+    decimals: int
+
+    def parse(self, text: str) -> int:
+        """Base units of a decimal string in whole tokens ("1.5").
+
+        Raises ValueError with a sentence that names the value and what would be right.
+        """
+        match = _DECIMAL.fullmatch(text)
+        if match is None:
+            shown = text if len(text) <= 40 else text[:37] + "..."
+            raise ValueError(
+                f'{shown!r} is not an amount: write plain decimal digits such as "1.5", '
+                "without sign, exponent or spaces"
+            )
+        whole, fraction = match[1], match[2] or ""
+        significant = fraction.rstrip("0")
+        if len(significant) > self.decimals:
+            raise ValueError(
+                f"{text!r} has {len(significant)} decimal places: {self.symbol} has {self.decimals}"
+            )
+        amount: int = int(whole) * 10**self.decimals + int(
+            significant.ljust(self.decimals, "0") or "0"
+        )
+        if amount == 0:
+            raise ValueError(f"{text!r} is zero: it must be at least {self.format(1)}")
+        if amount > MAX_AMOUNT:
+            raise ValueError(
+                f"{text!r} is too large: at most {self.format(MAX_AMOUNT)} {self.symbol}"
+            )
+        return amount
+
+    def format(self, amount: int) -> str:
+        """The decimal string of base units, without trailing zeros: 1500000000 → "1.5"."""
+        whole, fraction = divmod(amount, 10**self.decimals)
+        digits = f"{fraction:0{self.decimals}d}".rstrip("0") if fraction else ""
+        return f"{whole}.{digits}" if digits else str(whole)
+
+
+def price(amount_in: int, token_in: Token, amount_out: int, token_out: Token) -> str:
+    """amount_out per amount_in in whole tokens, rounded down to 12 significant digits."""
+    numerator = amount_out * 10**token_in.decimals
+    denominator = amount_in * 10**token_out.decimals
+    if numerator == 0:
+        return "0"
+    # Enough decimal places for 12 significant digits, however small the price is.
+    magnitude = len(str(numerator)) - len(str(denominator))
+    places = max(0, _PRICE_DIGITS - magnitude)
+    digits = str(numerator * 10**places // denominator)
+    surplus = max(0, len(digits) - _PRICE_DIGITS)
+    kept = digits[: len(digits) - surplus] + "0" * surplus
+    return Token("", "", places).format(int(kept))
+
+
+class Tokens:
+    """The tokens that orders may name, found by symbol or mint."""
+
+    def __init__(self, tokens: Iterable[Token]) -> None:
+        self.all = tuple(sorted(tokens, key=lambda token: token.symbol))
+        self._by_mint = {token.mint: token for token in self.all}
+        self._by_name = self._by_mint | {token.symbol: token for token in self.all}
+
+    def find(self, name: str) -> Token | None:
+        """The token with this symbol or mint, or None."""
+        return self._by_name.get(name)
+
+    def by_mint(self, mint: str) -> Token:
+        """The token with this mint; raises KeyError for one that the table does not have."""
+        return self._by_mint[mint]

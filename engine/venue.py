@@ -1,0 +1,233 @@
+"""The venue port, its gRPC adapter, and asking many venues at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final, Protocol
+
+import grpc
+from solders.instruction import AccountMeta, Instruction
+from solders.pubkey import Pubkey
+
+from engine.batch import Batcher
+from engine.errors import Refused
+from engine.order import Failure, OrderRequest, VenueQuote
+from engine.v1 import venue_pb2 as pb
+from engine.v1.venue_pb2_grpc import VenueServiceStub
+
+if TYPE_CHECKING:
+    from engine.v1.venue_pb2_grpc import VenueServiceAsyncStub
+
+BUILD_SECONDS: Final = 3.0
+BATCH_LIMIT: Final = 200
+CALLS_IN_FLIGHT: Final = 32
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+
+# Refusals that time does not cure.
+PERMANENT: Final = frozenset(
+    {
+        pb.REFUSAL_REASON_NO_POOL,
+        pb.REFUSAL_REASON_INSUFFICIENT_LIQUIDITY,
+        pb.REFUSAL_REASON_INVALID,
+    }
+)
+
+
+class Venue(Protocol):
+    """One DEX venue. Both calls have no effect on the chain and are safe to repeat."""
+
+    async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
+        """What the swap would yield now.
+
+        Raises Refused when the venue says no, is away or is late.
+        """
+
+    async def build(self, swap: pb.SwapOrder) -> list[Instruction]:
+        """The venue's instructions for a quoted swap.
+
+        Raises Refused when the venue says no, is away or is late.
+        """
+
+
+class VenueClient:
+    """A venue at an address."""
+
+    def __init__(self, name: str, channel: grpc.aio.Channel) -> None:
+        self._name = name
+        self._stub: VenueServiceAsyncStub = VenueServiceStub(channel)
+        self._quotes: Batcher[tuple[pb.QuoteQuery, float], pb.Quote] = Batcher(
+            self._quote_batch, limit=BATCH_LIMIT, in_flight=CALLS_IN_FLIGHT
+        )
+        self._builds: Batcher[pb.SwapOrder, list[Instruction]] = Batcher(
+            self._build_batch, limit=BATCH_LIMIT, in_flight=CALLS_IN_FLIGHT
+        )
+
+    async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
+        return await self._quotes.submit((query, timeout_seconds))
+
+    async def build(self, swap: pb.SwapOrder) -> list[Instruction]:
+        return await self._builds.submit(swap)
+
+    async def _quote_batch(
+        self, batch: Sequence[tuple[pb.QuoteQuery, float]]
+    ) -> list[pb.Quote | BaseException]:
+        queries = [query for query, _ in batch]
+        try:
+            response = await self._stub.Quote(
+                pb.QuoteRequest(queries=queries), timeout=max(seconds for _, seconds in batch)
+            )
+        except grpc.aio.AioRpcError as error:
+            raise self._no_answer(error) from None
+        self._expect(len(queries), len(response.results))
+        return [
+            self._checked(query, result)
+            for query, result in zip(queries, response.results, strict=True)
+        ]
+
+    async def _build_batch(
+        self, swaps: Sequence[pb.SwapOrder]
+    ) -> list[list[Instruction] | BaseException]:
+        try:
+            response = await self._stub.BuildSwap(
+                pb.BuildSwapRequest(swaps=swaps), timeout=BUILD_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            raise self._no_answer(error) from None
+        self._expect(len(swaps), len(response.results))
+        return [self._instructions(result) for result in response.results]
+
+    def _expect(self, asked: int, answered: int) -> None:
+        if asked != answered:
+            raise Refused(
+                "VENUE_ANSWER_INVALID",
+                f"{self._name} gave {answered} answers to {asked} questions",
+            )
+
+    def _checked(self, query: pb.QuoteQuery, result: pb.QuoteResult) -> pb.Quote | Refused:
+        if result.WhichOneof("result") != "quote":
+            return self._refusal(result.refusal)
+        quote = result.quote
+        asked = (query.mint_in, query.mint_out, query.amount_in)
+        if (quote.mint_in, quote.mint_out, quote.amount_in) != asked or not quote.amount_out:
+            return Refused(
+                "VENUE_ANSWER_INVALID", f"{self._name} quoted another swap than it was asked for"
+            )
+        return quote
+
+    def _instructions(self, result: pb.BuildSwapResult) -> list[Instruction] | Refused:
+        if result.WhichOneof("result") != "swap":
+            return self._refusal(result.refusal)
+        try:
+            return [
+                Instruction(
+                    Pubkey.from_string(instruction.program),
+                    bytes(instruction.data),
+                    [
+                        AccountMeta(Pubkey.from_string(a.address), a.signer, a.writable)
+                        for a in instruction.accounts
+                    ],
+                )
+                for instruction in result.swap.instructions
+            ]
+        except ValueError:
+            return Refused(
+                "VENUE_ANSWER_INVALID", f"{self._name} built instructions with malformed addresses"
+            )
+
+    def _refusal(self, refusal: pb.Refusal) -> Refused:
+        name = pb.RefusalReason.Name(refusal.reason).removeprefix("REFUSAL_REASON_")
+        return Refused(
+            name,
+            refusal.message or f"{self._name} refused",
+            permanent=refusal.reason in PERMANENT,
+        )
+
+    def _no_answer(self, error: grpc.aio.AioRpcError) -> Refused:
+        match error.code():
+            case grpc.StatusCode.DEADLINE_EXCEEDED:
+                return Refused("VENUE_TIMEOUT", f"{self._name} did not answer in time")
+            case grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return Refused("RATE_LIMITED", f"{self._name} takes no more calls now")
+            case code:
+                return Refused("VENUE_UNAVAILABLE", f"{self._name} is not available ({code.name})")
+
+
+async def gather_quotes(
+    venues: Mapping[str, Venue], request: OrderRequest, order_id: str, timeout_seconds: float
+) -> list[VenueQuote]:
+    """Every allowed venue's quote or refusal, asked in parallel under one deadline.
+
+    Never raises: a venue that fails or is late is in the list with its refusal, and holds up
+    nobody else beyond the deadline.
+    """
+    query = pb.QuoteQuery(
+        order_id=order_id,
+        mint_in=request.token_in,
+        mint_out=request.token_out,
+        amount_in=request.amount_in,
+    )
+    names = request.venues or tuple(venues)
+    return await asyncio.gather(
+        *(_quote(name, venues.get(name), query, timeout_seconds) for name in names)
+    )
+
+
+async def _quote(
+    name: str, venue: Venue | None, query: pb.QuoteQuery, timeout_seconds: float
+) -> VenueQuote:
+    started = time.perf_counter_ns()
+
+    def latency() -> int:
+        return (time.perf_counter_ns() - started) // 1000
+
+    if venue is None:
+        refusal = Failure("VENUE_UNKNOWN", f"{name} is not configured here")
+        return VenueQuote(name, latency(), refusal=refusal, permanent=True)
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            quote = await venue.quote(query, timeout_seconds)
+    except Refused as error:
+        refusal = Failure(error.reason, str(error))
+        return VenueQuote(name, latency(), refusal=refusal, permanent=error.permanent)
+    except TimeoutError:
+        refusal = Failure("VENUE_TIMEOUT", f"{name} did not answer in {timeout_seconds:g} s")
+        return VenueQuote(name, latency(), refusal=refusal)
+    return VenueQuote(
+        name,
+        latency(),
+        pool=quote.pool,
+        amount_out=quote.amount_out,
+        fee=quote.fee,
+        price_impact_ppm=quote.price_impact_ppm,
+        slot=quote.slot,
+    )
+
+
+@asynccontextmanager
+async def open_venues(addresses: Mapping[str, str]) -> AsyncIterator[dict[str, Venue]]:
+    """Clients for venues by name; they connect when first asked, and again when needed."""
+    async with AsyncExitStack() as stack:
+        venues: dict[str, Venue] = {}
+        for name, address in addresses.items():
+            channel = await stack.enter_async_context(open_channel(address))
+            venues[name] = VenueClient(name, channel)
+        yield venues
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel that finds a restarted peer within a second."""
+    return grpc.aio.insecure_channel(
+        address,
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )

@@ -1,0 +1,194 @@
+"""Orders and events as protobuf; the only module that knows both."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from engine import order as domain
+from engine import token
+from engine.lifecycle import EventType, Status
+from engine.order import Failure, Order, OrderEvent, Resolution, RouteDecision
+from engine.token import Token, Tokens
+from engine.v1 import orders_pb2 as pb
+
+STATUS: Final = {s: pb.OrderStatus.Value(f"ORDER_STATUS_{s.name}") for s in Status}
+STATUS_OF: Final = {number: status for status, number in STATUS.items()}
+_EVENT_TYPE: Final = {e: pb.OrderEventType.Value(f"ORDER_EVENT_TYPE_{e.name}") for e in EventType}
+_ORDER_TYPE: Final = {t: pb.OrderType.Value(f"ORDER_TYPE_{t.name}") for t in domain.OrderType}
+_RESOLUTION: Final = {
+    r: pb.AttemptResolution.Value(f"ATTEMPT_RESOLUTION_{r.name}") for r in Resolution
+}
+FINAL: Final = frozenset(
+    STATUS[status] for status in (Status.CONFIRMED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
+)
+
+
+def order(order: Order, tokens: Tokens) -> pb.Order:
+    """The public view of an order."""
+    request = order.request
+    token_in, token_out = tokens.by_mint(request.token_in), tokens.by_mint(request.token_out)
+    message = pb.Order(
+        # A validated order that was not stored has no id.
+        order_id=str(order.order_id) if order.create_time else "",
+        client_order_id=order.client_order_id or "",
+        account=order.account,
+        order_type=_ORDER_TYPE[request.order_type],
+        token_in=token_in.symbol,
+        token_out=token_out.symbol,
+        token_in_mint=token_in.mint,
+        token_out_mint=token_out.mint,
+        amount_in=token_in.format(request.amount_in),
+        slippage_bps=request.slippage_bps,
+        venues=request.venues,
+        status=STATUS[order.status],
+        settled=order.settled,
+        sequence=order.sequence,
+        attempts=[attempt(a, token_out) for a in order.attempts],
+        error=order_error(order.failure),
+        cancel_requested=order.cancel_requested,
+        retries=order.retries,
+        expire_time=timestamp(request.expire_time),
+        create_time=timestamp(order.create_time),
+        update_time=timestamp(order.update_time),
+        complete_time=timestamp(order.complete_time),
+    )
+    floor = order.min_amount_out or request.min_amount_out
+    if floor is not None:
+        message.min_amount_out = token_out.format(floor)
+    if order.route is not None:
+        message.venue = order.route.venue
+        message.quoted_amount_out = token_out.format(order.route.quoted_amount_out)
+    if order.attempts:
+        message.tx_hash = order.attempts[-1].signature
+    if order.fill is not None:
+        message.amount_out = token_out.format(order.fill.amount_out)
+        message.executed_price = token.price(
+            order.fill.amount_in, token_in, order.fill.amount_out, token_out
+        )
+    return message
+
+
+def event(order: Order, event: OrderEvent, tokens: Tokens) -> pb.OrderEvent:
+    """One event of an order; of `order` only what never changes is used."""
+    token_in = tokens.by_mint(order.request.token_in)
+    token_out = tokens.by_mint(order.request.token_out)
+    detail = event.detail
+    message = pb.OrderEvent(
+        order_id=str(event.order_id),
+        client_order_id=order.client_order_id or "",
+        account=order.account,
+        sequence=event.sequence,
+        type=_EVENT_TYPE[event.type],
+        status=STATUS[event.status],
+        settled=event.settled,
+        event_time=timestamp(event.time),
+        error=order_error(detail.failure),
+    )
+    if event.previous_status is not None:
+        message.previous_status = STATUS[event.previous_status]
+    if detail.route is not None:
+        message.route.CopyFrom(route(detail.route, order.request.amount_in, token_in, token_out))
+    if detail.retry is not None:
+        message.retry.number = detail.retry.number
+        message.retry.delay.FromMilliseconds(detail.retry.delay_milliseconds)
+    if detail.attempt is not None:
+        message.attempt.CopyFrom(attempt(detail.attempt, token_out))
+    if detail.fill is not None:
+        fill = detail.fill
+        message.fill.CopyFrom(
+            pb.Fill(
+                amount_in=token_in.format(fill.amount_in),
+                amount_out=token_out.format(fill.amount_out),
+                executed_price=token.price(fill.amount_in, token_in, fill.amount_out, token_out),
+                slot=fill.slot,
+                tx_hash=fill.signature,
+                network_fee_lamports=fill.network_fee_lamports,
+            )
+        )
+    return message
+
+
+def route(
+    decision: RouteDecision, amount_in: int, token_in: Token, token_out: Token
+) -> pb.RouteDecision:
+    """A decision with every quote or refusal."""
+    message = pb.RouteDecision(venue=decision.venue or "", why=decision.why)
+    if decision.min_amount_out is not None:
+        message.min_amount_out = token_out.format(decision.min_amount_out)
+    for quote in decision.quotes:
+        item = message.quotes.add(venue=quote.venue, refusal=order_error(quote.refusal))
+        item.latency.FromMicroseconds(quote.latency_microseconds)
+        if quote.refusal is None:
+            item.pool = quote.pool
+            item.amount_out = token_out.format(quote.amount_out)
+            item.net_price = token.price(amount_in, token_in, quote.amount_out, token_out)
+            item.fee = token_in.format(quote.fee)
+            # A part per million is a hundredth of a basis point.
+            item.price_impact_bps = Token("", "", 2).format(quote.price_impact_ppm)
+            item.slot = quote.slot
+    return message
+
+
+def attempt(attempt: domain.Attempt, token_out: Token) -> pb.Attempt:
+    """One signed transaction, without its bytes."""
+    message = pb.Attempt(
+        number=attempt.number,
+        venue=attempt.venue,
+        pool=attempt.pool,
+        tx_hash=attempt.signature,
+        blockhash=attempt.blockhash,
+        last_valid_block_height=attempt.last_valid_block_height,
+        min_amount_out=token_out.format(attempt.min_amount_out),
+    )
+    if attempt.resolution is not None:
+        message.resolution = _RESOLUTION[attempt.resolution]
+    evidence = attempt.evidence
+    if evidence is not None:
+        message.evidence.CopyFrom(
+            pb.Evidence(
+                slot=evidence.slot,
+                error=evidence.error,
+                finalized_block_height=evidence.finalized_block_height,
+                height_context_slot=evidence.height_context_slot,
+                status_context_slot=evidence.status_context_slot,
+                node=evidence.node,
+            )
+        )
+    return message
+
+
+def order_error(failure: Failure | None) -> pb.OrderError | None:
+    """Why something failed, or None."""
+    if failure is None:
+        return None
+    return pb.OrderError(reason=failure.reason, message=failure.message)
+
+
+def timestamp(time: datetime | None) -> Timestamp | None:
+    """A protobuf timestamp, or None."""
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def moment(message: Timestamp) -> datetime:
+    """The UTC time of a protobuf timestamp, to the microsecond; raises ValueError beyond years
+    1–9999."""
+    try:
+        return message.ToDatetime(tzinfo=UTC)
+    except OverflowError as error:
+        raise ValueError(str(error)) from None
+
+
+def order_id(text: str) -> UUID:
+    """The id; raises ValueError when it is not written as the server writes ids."""
+    parsed = UUID(text)
+    if str(parsed) != text.lower():
+        raise ValueError(f"{text!r} is not an order id")
+    return parsed

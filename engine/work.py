@@ -1,0 +1,186 @@
+"""The worker loop: pulls hints from a queue, as many as there are free slots."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+from uuid import UUID
+
+import structlog
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from engine.bus import ABSENT, STREAM, Bus, Queue
+from engine.errors import StaleOrder, StoreUnavailable
+
+logger = structlog.get_logger()
+
+Handle = Callable[[UUID], Awaitable[None]]
+
+PULL_SECONDS: Final = 15.0
+HEARTBEAT_SECONDS: Final = 1.0
+MAX_DELAY_SECONDS: Final = 2.0
+
+# Statuses that merely end one pull; any other says that stream, consumer or leader is gone.
+_PULL_IS_OVER: Final = frozenset({"404", "408"})
+_HEARTBEAT: Final = "100"
+
+
+class Worker:
+    """Keeps a pull request open on a queue, for as many hints as there are free slots.
+
+    A hint is only delivered when its handling can start at once. Not built on fetch(), which
+    sleeps through a server restart and spins on a missing stream. A pull that falls silent, or
+    whose stream, consumer or leader is gone, is given up and begun anew on a new inbox, with a
+    growing delay, after re-creating what is missing.
+    """
+
+    def __init__(self, bus: Bus, queue: Queue, handle: Handle, *, slots: int) -> None:
+        self._bus = bus
+        self._queue = queue
+        self._handle = handle
+        self._slots = slots
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{queue.value}"
+        self._taken: set[asyncio.Task[None]] = set()
+        self._credits = 0  # hints the server may still send us
+        self._inbox = ""
+        self._subscription: Subscription | None = None
+        self._broken: str | None = "start"
+        self._heard = 0.0
+        self._wake = asyncio.Event()
+        self._draining = False
+        bus.on_connect(lambda: self._break("reconnected"))
+
+    async def pull(self) -> None:
+        """Pull until cancelled."""
+        loop = asyncio.get_running_loop()
+        delay = 0.0
+        while True:
+            self._wake.clear()
+            try:
+                if self._broken and self._bus.connected:
+                    await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+                    delay = min(MAX_DELAY_SECONDS, (delay or 0.05) * 2)
+                    await self._begin_anew()
+                if not self._broken:
+                    await self._ask_for_more()
+            except ABSENT as error:
+                self._break(repr(error))
+            if self._broken and self._bus.connected:
+                continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), HEARTBEAT_SECONDS)
+            silence = loop.time() - self._heard
+            if self._broken is None and silence < HEARTBEAT_SECONDS:
+                delay = 0.0
+            elif self._credits and silence > 2.5 * HEARTBEAT_SECONDS:
+                self._break("silent")
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Hand back what was not started, and wait for what was, at most the grace."""
+        self._draining = True
+        if self._subscription is not None:
+            with suppress(*ABSENT):
+                await asyncio.wait_for(self._subscription.drain(), MAX_DELAY_SECONDS)  # type: ignore[no-untyped-call]
+        if self._taken:
+            await asyncio.wait(set(self._taken), timeout=grace_seconds)
+        for task in self._taken:
+            task.cancel()
+
+    def _break(self, why: str) -> None:
+        if self._broken is None:
+            logger.debug("pull given up", queue=self._queue.value, why=why)
+        self._broken = self._broken or why
+        self._wake.set()
+
+    async def _begin_anew(self) -> None:
+        client = self._bus.client
+        assert client is not None
+        await self._bus.ensure()
+        old, self._subscription = self._subscription, None
+        if old is not None:
+            await old.unsubscribe()  # the server drops a pull nobody listens to
+        self._inbox = client.new_inbox()
+        self._subscription = await client.subscribe(self._inbox, cb=self._receive)
+        self._credits, self._heard = 0, asyncio.get_running_loop().time()
+        self._broken = None
+
+    async def _ask_for_more(self) -> None:
+        free = self._slots - len(self._taken) - self._credits
+        if free <= 0 or (self._credits and free < max(1, self._slots // 4)):
+            return
+        assert self._bus.client is not None
+        self._credits += free
+        request = {
+            "batch": free,
+            "expires": int(PULL_SECONDS * 1e9),
+            "idle_heartbeat": int(HEARTBEAT_SECONDS * 1e9),
+        }
+        await self._bus.client.publish(self._next, json.dumps(request).encode(), reply=self._inbox)
+
+    async def _receive(self, message: Msg) -> None:
+        if self._subscription is None or message.sid != self._subscription._id:
+            return  # late traffic of an inbox given up
+        self._heard = asyncio.get_running_loop().time()
+        headers = message.headers
+        status = headers.get("Status") if headers and not message.data else None
+        if status is not None:
+            self._receive_status(status, headers or {})
+            return
+        self._credits = max(0, self._credits - 1)
+        if self._draining:
+            await message.nak()
+            return
+        task = asyncio.create_task(self._settle(message))
+        self._taken.add(task)
+        task.add_done_callback(self._done)
+
+    def _receive_status(self, status: str, headers: dict[str, str]) -> None:
+        description = headers.get("Description", "").lower()
+        if status == _HEARTBEAT:
+            return
+        if status in _PULL_IS_OVER or description == "batch completed":
+            unused = headers.get("Nats-Pending-Messages")
+            self._credits = max(0, self._credits - int(unused)) if unused else 0
+            self._wake.set()
+        else:
+            self._break(f"{status} {description}")
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._taken.discard(task)
+        self._wake.set()
+
+    async def _settle(self, message: Msg) -> None:
+        order_id = UUID(bytes=message.data)
+        structlog.contextvars.bind_contextvars(order_id=str(order_id))
+        try:
+            await self._handle(order_id)
+        except StaleOrder:
+            pass  # somebody else moved it on: this hint is finished work
+        except StoreUnavailable:
+            return  # not acked: the order is offered again
+        except Exception:
+            logger.error("work failed", queue=self._queue.value, exc_info=True)
+            return
+        with suppress(*ABSENT):
+            await message.ack()
+
+
+@asynccontextmanager
+async def working(
+    bus: Bus, queue: Queue, handle: Handle, *, slots: int, grace_seconds: float = 10
+) -> AsyncIterator[Worker]:
+    """A worker that hands the queue's orders to `handle`; run its `pull`.
+
+    Leaving waits for what was taken, at most the grace. `handle` must be safe to repeat and to
+    run twice at once: a queue is never the lock.
+    """
+    worker = Worker(bus, queue, handle, slots=slots)
+    try:
+        yield worker
+    finally:
+        await worker.drain(grace_seconds)

@@ -1,0 +1,1 @@
+"""Swaps routed orders at their venue, each at most once, and follows them to the end."""

@@ -1,0 +1,46 @@
+"""Executor: signs and sends routed swaps, and follows every signature to its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+from engine import runtime
+from engine.bus import Queue, open_bus
+from engine.chain import Commitment, open_chain
+from engine.relay import Relay
+from engine.rpc import serving
+from engine.store import open_store
+from engine.venue import open_venues
+from engine.work import working
+from executor_svc import wallet
+from executor_svc.executor import Executor
+from executor_svc.settings import Settings
+from executor_svc.settlement import Settlement
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    key = wallet.load(
+        settings.wallet_key_file,
+        settings.wallet_key,
+        generate=settings.wallet_generate,
+    )
+    # Opened from the top, closed from the bottom: work ends before its wires do.
+    async with (
+        open_store(settings.postgres_dsn.get_secret_value()) as store,
+        open_bus(settings.nats_url.get_secret_value(), "executor") as bus,
+        open_venues(settings.venues) as venues,
+        open_chain(settings.chain_address) as chain,
+    ):
+        relay = Relay(store, bus)
+        executor = Executor(store, relay, venues, chain, key)
+        confirm_at = Commitment[settings.confirm_at.upper()]
+        settlement = Settlement(store, relay, chain, executor, confirm_at)
+        async with (
+            working(bus, Queue.EXECUTE, executor.execute, slots=settings.concurrency) as worker,
+            serving(settings.listen_address, {}),
+        ):
+            await runtime.run_until(stop, worker.pull(), settlement.follow())
+
+
+if __name__ == "__main__":
+    runtime.main("executor", Settings, run)

@@ -1,0 +1,136 @@
+"""Builds, checks and signs the swap of a routed order, and sends it once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+import structlog
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+
+from engine.chain import Chain
+from engine.errors import Refused, Unanswered
+from engine.lifecycle import Status
+from engine.order import Attempt, Failure, Order
+from engine.programs import PROGRAM_OF_VENUE, SwapTerms
+from engine.relay import Relay
+from engine.store import Store
+from engine.v1 import venue_pb2
+from engine.venue import Venue
+from executor_svc import transaction
+
+logger = structlog.get_logger()
+
+
+class Executor:
+    """Moves an order from a chosen route to a signature on record."""
+
+    def __init__(
+        self,
+        store: Store,
+        relay: Relay,
+        venues: Mapping[str, Venue],
+        chain: Chain,
+        wallet: Keypair,
+    ) -> None:
+        self._store = store
+        self._relay = relay
+        self._venues = venues
+        self._chain = chain
+        self._wallet = wallet
+        self.wallet = str(wallet.pubkey())
+
+    async def execute(self, order_id: UUID) -> None:
+        """Take the order's next step towards a signature, if it has one.
+
+        Safe to repeat and to race: whoever loses the order's version signs nothing that is
+        ever sent. Raises StaleOrder for the loser.
+        """
+        order = await self._store.get(order_id)
+        if order is None or order.status not in (Status.ROUTING, Status.BUILDING):
+            return
+        if order.backing_off:
+            return
+        if order.past_expiry:
+            await self._relay.commit(order.expire())
+            return
+        if order.route is None:
+            await self._relay.offer(order)
+            return
+        if order.status is Status.ROUTING:
+            order = await self._relay.commit(order.start_building())
+        try:
+            attempt = await self._attempt(order)
+        except Refused as refusal:
+            failure = Failure(refusal.reason, str(refusal))
+            await self._relay.commit(
+                order.fail(failure) if refusal.permanent else order.retry_or_fail(failure)
+            )
+            return
+        except Unanswered as error:
+            failure = Failure("CHAIN_UNAVAILABLE", str(error))
+            await self._relay.commit(order.retry_or_fail(failure))
+            return
+        # R1: on record before the first byte leaves. R2: whoever loses here has no attempt.
+        await self._relay.commit(order.sign(attempt))
+        await self.send(attempt)
+
+    async def send(self, attempt: Attempt) -> None:
+        """Send the recorded bytes, once more or for the first time (R3); never raises.
+
+        Whatever the answer, only the status can tell what became of them.
+        """
+        try:
+            await self._chain.send(attempt.transaction)
+        except (Refused, Unanswered) as error:
+            logger.debug("sending gave no acceptance", signature=attempt.signature, why=str(error))
+
+    async def _attempt(self, order: Order) -> Attempt:
+        """A signed transaction for the order's route, not on record yet and not sent.
+
+        Raises Refused or Unanswered; nothing is signed before everything was checked.
+        """
+        assert order.route is not None
+        assert order.min_amount_out is not None
+        route, floor, request = order.route, order.min_amount_out, order.request
+        venue = self._venues.get(route.venue)
+        if venue is None or route.venue not in PROGRAM_OF_VENUE:
+            raise Refused("VENUE_UNKNOWN", f"{route.venue} is not configured here", permanent=True)
+        terms = SwapTerms(
+            venue=route.venue,
+            pool=Pubkey.from_string(route.pool),
+            mint_in=Pubkey.from_string(request.token_in),
+            mint_out=Pubkey.from_string(request.token_out),
+            wallet=self._wallet.pubkey(),
+            amount_in=request.amount_in,
+            min_amount_out=floor,
+        )
+        instructions = await venue.build(
+            venue_pb2.SwapOrder(
+                order_id=str(order.order_id),
+                pool=route.pool,
+                mint_in=request.token_in,
+                mint_out=request.token_out,
+                amount_in=request.amount_in,
+                min_amount_out=floor,
+                wallet=str(terms.wallet),
+            )
+        )
+        number = len(order.attempts) + 1
+        blockhash = await self._chain.latest_blockhash()
+        message = transaction.compose(
+            terms, instructions, transaction.memo_text(order, number), blockhash.blockhash
+        )
+        await self._chain.simulate(transaction.unsigned(message))
+        signature, signed = transaction.sign(message, self._wallet)
+        return Attempt(
+            number=number,
+            venue=route.venue,
+            pool=route.pool,
+            signature=signature,
+            blockhash=blockhash.blockhash,
+            last_valid_block_height=blockhash.last_valid_block_height,
+            min_amount_out=floor,
+            transaction=signed,
+        )

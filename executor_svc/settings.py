@@ -1,0 +1,31 @@
+"""The executor's settings, from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from engine.runtime import Address, Addresses, ServiceSettings
+
+
+class Settings(ServiceSettings):
+    postgres_dsn: SecretStr = Field(description="postgresql://USER@HOST/DATABASE")
+    nats_url: SecretStr = Field(description="nats://HOST:PORT[,nats://HOST:PORT…]")
+    venues: Addresses = Field(description="raydium=HOST:PORT,meteora=HOST:PORT")
+    chain_address: Address = Field(description="HOST:PORT of the chain")
+    wallet_key_file: Path | None = Field(
+        None, description="a file with the wallet's key, a JSON array of 64 numbers"
+    )
+    wallet_key: SecretStr | None = Field(
+        None, description="the wallet's key itself, instead of wallet_key_file"
+    )
+    wallet_generate: bool = Field(
+        False, description="true: make wallet_key_file if it is missing; for development"
+    )
+    listen_address: Address = Field("127.0.0.1:50053", description="HOST:PORT for health")
+    concurrency: int = Field(10, ge=1, le=10_000, description="orders in hand at once, 1–10000")
+    confirm_at: Literal["confirmed", "finalized"] = Field(
+        "confirmed", description="confirmed or finalized: when an order becomes CONFIRMED"
+    )

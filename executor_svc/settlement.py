@@ -1,0 +1,183 @@
+"""Follows all live attempts together, from the database, until each is resolved."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from engine.chain import Chain, Commitment, HeightReading, StatusReading, TransactionReading
+from engine.errors import StaleOrder, StoreUnavailable, Unanswered
+from engine.order import Attempt, Evidence, Failure, Fill, Order, Resolution, Transition
+from engine.relay import Relay
+from engine.store import Store
+from executor_svc.evidence import Verdict, judge
+from executor_svc.executor import Executor
+
+logger = structlog.get_logger()
+
+TICK_SECONDS: Final = 0.05
+CLAIM_LIMIT: Final = 500
+
+
+class Settlement:
+    """One loop for every order that has a signature on record.
+
+    It holds no orders between rounds: what is due is claimed from the database, so any number
+    of these may run, and a new one goes on where a killed one stopped.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        relay: Relay,
+        chain: Chain,
+        executor: Executor,
+        confirm_at: Commitment = Commitment.CONFIRMED,
+    ) -> None:
+        self._store = store
+        self._relay = relay
+        self._chain = chain
+        self._executor = executor
+        self._confirm_at = confirm_at
+
+    async def follow(self) -> None:
+        """Settle whatever is due, until cancelled. No outage ends an order here (R5)."""
+        while True:
+            try:
+                due = await self._store.claim_to_settle(CLAIM_LIMIT)
+                await self.settle(due)
+            except (StoreUnavailable, Unanswered) as error:
+                logger.debug("settlement waits", error=str(error))
+                due = []
+            if len(due) < CLAIM_LIMIT:
+                await asyncio.sleep(TICK_SECONDS * random.uniform(0.8, 1.2))
+
+    async def settle(self, orders: Sequence[Order]) -> None:
+        """Read the chain once for all these orders, and act on what it proves of each.
+
+        Raises Unanswered when the chain does not answer: then nothing was concluded.
+        """
+        followed = [(o, a) for o in orders if (a := o.live_attempt) is not None]
+        if not followed:
+            return
+        # R4: first the height, then the statuses.
+        height = await self._chain.finalized_height()
+        statuses = await self._chain.statuses([attempt.signature for _, attempt in followed])
+        verdicts = [
+            judge(
+                attempt.last_valid_block_height,
+                order.fill.slot if order.fill else None,
+                height,
+                status,
+                self._confirm_at,
+            )
+            for (order, attempt), status in zip(followed, statuses, strict=True)
+        ]
+        landed = [
+            attempt.signature
+            for (_, attempt), verdict in zip(followed, verdicts, strict=True)
+            if verdict is Verdict.CONFIRM
+        ]
+        records = dict(
+            zip(landed, await self._chain.transactions(landed) if landed else (), strict=True)
+        )
+        await asyncio.gather(
+            *(
+                self._act(order, attempt, verdict, height, status, records.get(attempt.signature))
+                for (order, attempt), verdict, status in zip(
+                    followed, verdicts, statuses, strict=True
+                )
+            )
+        )
+
+    async def _act(
+        self,
+        order: Order,
+        attempt: Attempt,
+        verdict: Verdict,
+        height: HeightReading,
+        status: StatusReading,
+        record: TransactionReading | None,
+    ) -> None:
+        if verdict is Verdict.RESEND:
+            # After a cancel the bytes are not pushed any more; they may land all the same.
+            if not order.cancel_requested:
+                await self._executor.send(attempt)
+            return
+        transition = self._conclude(order, attempt, verdict, height, status, record)
+        if transition is None:
+            return
+        try:
+            await self._relay.commit(transition)
+        except StaleOrder:
+            logger.debug("another settled it first", order_id=str(order.order_id))
+
+    def _conclude(
+        self,
+        order: Order,
+        attempt: Attempt,
+        verdict: Verdict,
+        height: HeightReading,
+        status: StatusReading,
+        record: TransactionReading | None,
+    ) -> Transition | None:
+        match verdict:
+            case Verdict.CONFIRM:
+                fill = _fill(order, attempt, self._executor.wallet, status, record)
+                return None if fill is None else order.confirm(fill)
+            case Verdict.FINALIZE:
+                return order.finalize(Evidence(status.context_slot, status.node, slot=status.slot))
+            case Verdict.REORG:
+                return order.reorg()
+            case Verdict.REVERTED:
+                reason, _, words = status.error.partition(": ")
+                return order.resolve(
+                    Resolution.LANDED_WITH_ERROR,
+                    Evidence(
+                        status.context_slot, status.node, slot=status.slot, error=status.error
+                    ),
+                    Failure(
+                        reason, words or "the transaction failed on chain; nothing was swapped"
+                    ),
+                )
+            case Verdict.EXPIRED:
+                return order.resolve(
+                    Resolution.EXPIRED_UNLANDED,
+                    Evidence(
+                        status.context_slot,
+                        status.node,
+                        finalized_block_height=height.block_height,
+                        height_context_slot=height.context_slot,
+                    ),
+                    Failure(
+                        "NOT_LANDED",
+                        f"the transaction had not landed when its blockhash expired at block "
+                        f"height {attempt.last_valid_block_height}",
+                    ),
+                )
+            case _:
+                return None
+
+
+def _fill(
+    order: Order,
+    attempt: Attempt,
+    wallet: str,
+    status: StatusReading,
+    record: TransactionReading | None,
+) -> Fill | None:
+    """What was really paid and received; None while no node tells for this very slot."""
+    if record is None or record.error or record.slot != status.slot:
+        return None
+    request = order.request
+    return Fill(
+        amount_in=-record.changes.get((wallet, request.token_in), 0),
+        amount_out=record.changes.get((wallet, request.token_out), 0),
+        slot=record.slot,
+        signature=attempt.signature,
+        network_fee_lamports=record.fee_lamports,
+    )

@@ -1,0 +1,1 @@
+"""The public door: accepts orders, answers about them, and streams their events."""

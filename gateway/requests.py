@@ -1,0 +1,282 @@
+"""Requests as clients write them, checked whole: every violation is reported at once."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+
+from engine import wire
+from engine.errors import InvalidRequest, Violation
+from engine.lifecycle import Status
+from engine.order import DEFAULT_SLIPPAGE_BPS, MAX_SLIPPAGE_BPS, OrderRequest
+from engine.token import Token, Tokens
+from engine.v1 import orders_pb2 as pb
+
+CLIENT_ORDER_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
+DEFAULT_PAGE_SIZE: Final = 50
+MAX_PAGE_SIZE: Final = 1000
+HEARTBEAT_SECONDS: Final = 15.0
+MIN_HEARTBEAT_SECONDS: Final = 1.0
+MAX_HEARTBEAT_SECONDS: Final = 60.0
+
+
+class Fields:
+    """Collects what is wrong with a request, to refuse it with all of that at once."""
+
+    def __init__(self) -> None:
+        self._violations: list[Violation] = []
+
+    def wrong(self, field: str, description: str) -> None:
+        """Note that `field` is wrong; the description names the value and what would be right."""
+        self._violations.append(Violation(field, description))
+
+    def check(self) -> None:
+        """Raise InvalidRequest if anything was noted."""
+        if self._violations:
+            raise InvalidRequest(self._violations)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderId:
+    """Which order a client means: exactly one is set."""
+
+    order_id: UUID | None
+    client_order_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which page a client asks for; `token` is what the page before ended with."""
+
+    size: int
+    token: str | None
+
+
+def submit(
+    message: pb.SubmitOrderRequest, tokens: Tokens, venues: Collection[str]
+) -> tuple[str | None, OrderRequest]:
+    """The client's key and the normalised request; raises InvalidRequest.
+
+    That expire_time is still to come is not checked here: a repeated request stays valid.
+    """
+    fields = Fields()
+    key = message.client_order_id
+    if key and not CLIENT_ORDER_ID.fullmatch(key):
+        fields.wrong("client_order_id", f"{_shown(key)} must be 1 to 64 of [A-Za-z0-9_.:-]")
+    if message.order_type not in (pb.ORDER_TYPE_UNSPECIFIED, pb.ORDER_TYPE_MARKET):
+        fields.wrong("order_type", f"{message.order_type} is not offered: use ORDER_TYPE_MARKET")
+    expire_time = (
+        _moment(fields, "expire_time", message.expire_time)
+        if message.HasField("expire_time")
+        else None
+    )
+    return key or None, _swap(fields, message, tokens, venues, expire_time)
+
+
+def preview(
+    message: pb.PreviewOrderRequest, tokens: Tokens, venues: Collection[str]
+) -> OrderRequest:
+    """The normalised request; raises InvalidRequest."""
+    return _swap(Fields(), message, tokens, venues, None)
+
+
+def order_id(message: Any) -> OrderId:
+    """Which order a request with `oneof id` means; raises InvalidRequest."""
+    fields = Fields()
+    found = OrderId(None, None)
+    match message.WhichOneof("id"):
+        case "order_id":
+            try:
+                found = OrderId(wire.order_id(message.order_id), None)
+            except ValueError:
+                fields.wrong(
+                    "order_id",
+                    f"{_shown(message.order_id)} is not an order id: it is a UUID, as "
+                    "SubmitOrder returned it",
+                )
+        case "client_order_id":
+            if not CLIENT_ORDER_ID.fullmatch(message.client_order_id):
+                fields.wrong(
+                    "client_order_id",
+                    f"{_shown(message.client_order_id)} must be 1 to 64 of [A-Za-z0-9_.:-]",
+                )
+            found = OrderId(None, message.client_order_id)
+        case _:
+            fields.wrong("order_id", "is missing: set order_id or client_order_id")
+    fields.check()
+    return found
+
+
+def heartbeat_seconds(message: pb.WatchOrderRequest) -> float:
+    """How long a watch may be silent; raises InvalidRequest."""
+    if not message.HasField("heartbeat_interval"):
+        return HEARTBEAT_SECONDS
+    seconds = _seconds(message.heartbeat_interval)
+    if not MIN_HEARTBEAT_SECONDS <= seconds <= MAX_HEARTBEAT_SECONDS:
+        fields = Fields()
+        fields.wrong("heartbeat_interval", f"{seconds:g}s must be 1s to 60s")
+        fields.check()
+    return seconds
+
+
+def page(message: Any, fields: Fields) -> Page:
+    """The page of a list request; notes what is wrong with it."""
+    size = message.page_size
+    if not 0 <= size <= MAX_PAGE_SIZE:
+        fields.wrong("page_size", f"{size} must be 1 to {MAX_PAGE_SIZE}, or left out")
+    try:
+        token = base64.urlsafe_b64decode(message.page_token.encode()).decode() or None
+    except ValueError:
+        token = None
+        fields.wrong("page_token", _page_token_violation(message.page_token))
+    return Page(size or DEFAULT_PAGE_SIZE, token)
+
+
+def page_token(last: object) -> str:
+    """An opaque token for the page after `last`."""
+    return base64.urlsafe_b64encode(str(last).encode()).decode()
+
+
+@dataclass(frozen=True, slots=True)
+class OrdersFilter:
+    """What ListOrders selects."""
+
+    page: Page
+    before: UUID | None
+    statuses: tuple[Status, ...]
+    token: str | None
+    venue: str | None
+    create_time_from: datetime | None
+    create_time_before: datetime | None
+
+
+def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter:
+    """What to list; raises InvalidRequest."""
+    fields = Fields()
+    asked = page(message, fields)
+    before = None
+    if asked.token is not None:
+        try:
+            before = wire.order_id(asked.token)
+        except ValueError:
+            fields.wrong("page_token", _page_token_violation(message.page_token))
+    unknown = [number for number in message.statuses if number not in wire.STATUS_OF]
+    if unknown:
+        fields.wrong("statuses", f"{unknown[0]} is not a status an order can have")
+    token = _token(fields, "token", message.token, tokens) if message.token else None
+    times = {
+        name: _moment(fields, name, getattr(message, name)) if message.HasField(name) else None
+        for name in ("create_time_from", "create_time_before")
+    }
+    fields.check()
+    return OrdersFilter(
+        asked,
+        before,
+        tuple(wire.STATUS_OF[number] for number in message.statuses),
+        None if token is None else token.mint,
+        message.venue or None,
+        **times,
+    )
+
+
+def number_token(asked: Page, fields: Fields, written: str) -> int:
+    """A page token that is a number; 0 for the first page."""
+    if asked.token is None:
+        return 0
+    if not asked.token.isascii() or not asked.token.isdigit() or len(asked.token) > 9:
+        fields.wrong("page_token", _page_token_violation(written))
+        return 0
+    return int(asked.token)
+
+
+def _swap(
+    fields: Fields,
+    message: pb.SubmitOrderRequest | pb.PreviewOrderRequest,
+    tokens: Tokens,
+    venues: Collection[str],
+    expire_time: datetime | None,
+) -> OrderRequest:
+    token_in = _token(fields, "token_in", message.token_in, tokens)
+    token_out = _token(fields, "token_out", message.token_out, tokens)
+    if token_in is not None and token_in == token_out:
+        fields.wrong("token_out", f"{token_out.symbol} is also token_in: name another token")
+    amount_in = _amount(fields, "amount_in", message.amount_in, token_in)
+    min_amount_out = None
+    if message.min_amount_out:
+        min_amount_out = _amount(fields, "min_amount_out", message.min_amount_out, token_out)
+        if message.HasField("slippage_bps"):
+            fields.wrong(
+                "slippage_bps",
+                f"{message.slippage_bps} cannot stand beside min_amount_out: give one of them",
+            )
+    slippage_bps = message.slippage_bps if message.HasField("slippage_bps") else None
+    if slippage_bps is not None and slippage_bps > MAX_SLIPPAGE_BPS:
+        fields.wrong("slippage_bps", f"{slippage_bps} must be 0 to {MAX_SLIPPAGE_BPS} basis points")
+    for name in message.venues:
+        if name not in venues:
+            known = ", ".join(sorted(venues))
+            fields.wrong("venues", f"{_shown(name)} is not known: choose from {known}")
+    fields.check()
+    assert token_in is not None
+    assert token_out is not None
+    if min_amount_out is None and slippage_bps is None:
+        slippage_bps = DEFAULT_SLIPPAGE_BPS
+    return OrderRequest(
+        token_in=token_in.mint,
+        token_out=token_out.mint,
+        amount_in=amount_in,
+        slippage_bps=slippage_bps,
+        min_amount_out=min_amount_out,
+        venues=tuple(sorted(set(message.venues))),
+        expire_time=expire_time,
+    )
+
+
+def _token(fields: Fields, field: str, name: str, tokens: Tokens) -> Token | None:
+    token = tokens.find(name)
+    if not name:
+        fields.wrong(field, "is missing: name a token by symbol or mint address")
+    elif token is None:
+        known = ", ".join(token.symbol for token in tokens.all)
+        fields.wrong(field, f"{_shown(name)} is not a known token: choose from {known}")
+    return token
+
+
+def _amount(fields: Fields, field: str, text: str, token: Token | None) -> int:
+    if not text:
+        fields.wrong(field, 'is missing: give an amount in whole tokens such as "1.5"')
+    elif token is not None:
+        try:
+            return token.parse(text)
+        except ValueError as error:
+            fields.wrong(field, str(error))
+    return 0
+
+
+def _moment(fields: Fields, field: str, message: Any) -> datetime | None:
+    try:
+        return wire.moment(message)
+    except ValueError:
+        fields.wrong(
+            field, "is not a valid time: it must lie in years 1 to 9999"
+        )
+        return None
+
+
+def _seconds(message: Duration) -> float:
+    return message.seconds + message.nanos / 1e9
+
+
+def _page_token_violation(written: str) -> str:
+    return f"{_shown(written)} is not a page token: pass on next_page_token unchanged"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -1,0 +1,21 @@
+"""The gateway's settings, from the environment."""
+
+from pydantic import Field, SecretStr
+
+from engine.runtime import Address, Addresses, ServiceSettings
+
+
+class Settings(ServiceSettings):
+    postgres_dsn: SecretStr = Field(description="postgresql://USER@HOST/DATABASE")
+    nats_url: SecretStr = Field(description="nats://HOST:PORT[,nats://HOST:PORT…]")
+    venues: Addresses = Field(description="raydium=HOST:PORT,meteora=HOST:PORT")
+    listen_address: Address = Field("127.0.0.1:50051", description="HOST:PORT for clients")
+    quote_timeout_seconds: float = Field(
+        2, gt=0, le=20, description="how long all venues together have for a preview, at most 20"
+    )
+    recheck_seconds: float = Field(
+        2, gt=0, le=60, description="how often watched orders are read again, for lost messages"
+    )
+    drain_seconds: float = Field(
+        5, ge=0, le=60, description="how long running calls have when the gateway stops"
+    )

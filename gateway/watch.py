@@ -1,0 +1,224 @@
+"""Watching orders: messages make it fast, the database makes it complete."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+from uuid import UUID
+
+import structlog
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from engine import wire
+from engine.bus import ABSENT, Bus, status_subject
+from engine.errors import RequestError, ShuttingDown, SlowConsumer, StoreUnavailable
+from engine.order import Order
+from engine.store import Store
+from engine.v1 import orders_pb2 as pb
+
+logger = structlog.get_logger()
+
+# An order has a few dozen events at most; a reader this far behind has stopped reading.
+MAX_UNREAD: Final = 256
+READ_WATCHES: Final = 500
+READ_EVENTS: Final = 5000
+# Interest in a subject takes a moment to spread through a cluster of NATS servers.
+SECOND_LOOK_SECONDS: Final = 0.25
+CLOSE_SECONDS: Final = 2.0
+
+
+class Watch:
+    """One reader of one order's events, in sequence, each once."""
+
+    def __init__(self, order: Order, after_sequence: int) -> None:
+        self.order = order
+        self.last = after_sequence  # the last sequence handed to the reader or waiting for it
+        self._unread: deque[pb.OrderEvent] = deque()
+        self._end: RequestError | None = None
+        self._wake = asyncio.Event()
+
+    async def next(self, timeout_seconds: float) -> pb.OrderEvent | None:
+        """The next event, or None when none came in time; raises what ended the watch."""
+        if not self._unread and self._end is None:
+            self._wake.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), timeout_seconds)
+        if self._unread:
+            return self._unread.popleft()
+        if self._end is not None:
+            raise self._end
+        return None
+
+    def take(self, event: pb.OrderEvent) -> bool:
+        """Queue the event if it is the next one; False when one before it is missing."""
+        if event.sequence > self.last + 1:
+            return False
+        if event.sequence == self.last + 1 and self._end is None:
+            if len(self._unread) >= MAX_UNREAD:
+                self.end(
+                    SlowConsumer(
+                        f"more than {MAX_UNREAD} events are unread; resume after the last one",
+                        last_sequence=str(self.last - len(self._unread)),
+                    )
+                )
+            else:
+                self.last = event.sequence
+                self._unread.append(event)
+                self._wake.set()
+        return True
+
+    def end(self, error: RequestError) -> None:
+        """Let the reader have what is queued, then this."""
+        self._end = self._end or error
+        self._wake.set()
+
+
+class Topic:
+    """The watches of one order, and the one subscription they share."""
+
+    def __init__(self) -> None:
+        self.watches: set[Watch] = set()
+        self.subscription: Subscription | None = None
+        self.subscribing = False
+
+
+class WatchHub:
+    """All watches of this gateway.
+
+    First subscribe, then read the database, then follow: a message with the next sequence is
+    passed on as it is, one already seen is dropped, a gap is read from the database. Every
+    watched order is read again now and then, in one query, because the last message of an order
+    can be lost without leaving a gap.
+    """
+
+    def __init__(self, store: Store, bus: Bus, *, recheck_seconds: float) -> None:
+        self._store = store
+        self._bus = bus
+        self._recheck_seconds = recheck_seconds
+        self._topics: dict[UUID, Topic] = {}
+        self._behind: set[Watch] = set()
+        self._wake = asyncio.Event()
+        self._draining = False
+        bus.on_connect(self._all_behind)
+
+    @asynccontextmanager
+    async def watch(self, order: Order, after_sequence: int) -> AsyncIterator[Watch]:
+        """Follow the order's events after this sequence."""
+        watch = Watch(order, after_sequence)
+        if self._draining:
+            watch.end(_shutting_down())
+        topic = self._topics.setdefault(order.order_id, Topic())
+        topic.watches.add(watch)
+        try:
+            await self._subscribe(order.order_id, topic)
+            self._mark([watch])
+            asyncio.get_running_loop().call_later(SECOND_LOOK_SECONDS, self._mark, [watch])
+            yield watch
+        finally:
+            topic.watches.discard(watch)
+            self._behind.discard(watch)
+            if not topic.watches and self._topics.get(order.order_id) is topic:
+                del self._topics[order.order_id]
+                await _unsubscribe(topic)
+
+    def drain(self) -> None:
+        """End every watch, now and from now on, so that its reader resumes elsewhere."""
+        self._draining = True
+        for topic in self._topics.values():
+            for watch in topic.watches:
+                watch.end(_shutting_down())
+
+    async def follow(self) -> None:
+        """Read the database for watches that are behind, until cancelled."""
+        loop = asyncio.get_running_loop()
+        recheck = loop.time() + self._recheck_seconds
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(0, recheck - loop.time()))
+            self._wake.clear()
+            if loop.time() >= recheck:
+                recheck = loop.time() + self._recheck_seconds * random.uniform(0.8, 1.2)
+                self._all_behind()
+                await self._subscribe_missing()
+            try:
+                await self._catch_up()
+            except StoreUnavailable:
+                await asyncio.sleep(0.2)
+
+    async def _catch_up(self) -> None:
+        while self._behind:
+            batch = [watch for watch, _ in zip(self._behind, range(READ_WATCHES), strict=False)]
+            # Unmarked before reading: what arrives during the read marks again.
+            self._behind.difference_update(batch)
+            after: dict[UUID, int] = {}
+            for watch in batch:
+                order_id = watch.order.order_id
+                after[order_id] = min(watch.last, after.get(order_id, watch.last))
+            try:
+                events = await self._store.events(list(after.items()), READ_EVENTS)
+            except StoreUnavailable:
+                self._mark(batch)
+                raise
+            by_order: dict[UUID, list[Watch]] = {}
+            for watch in batch:
+                by_order.setdefault(watch.order.order_id, []).append(watch)
+            for event in events:
+                watches = by_order[event.order_id]
+                message = wire.event(watches[0].order, event, self._store.tokens)
+                for watch in watches:
+                    watch.take(message)
+            if len(events) == READ_EVENTS:
+                self._mark(batch)
+
+    async def _receive(self, order_id: UUID, message: Msg) -> None:
+        topic = self._topics.get(order_id)
+        if topic is None:
+            return
+        event = pb.OrderEvent.FromString(message.data)
+        self._mark(watch for watch in topic.watches if not watch.take(event))
+
+    async def _subscribe(self, order_id: UUID, topic: Topic) -> None:
+        if topic.subscription is not None or topic.subscribing:
+            return
+        topic.subscribing = True
+        try:
+            topic.subscription = await self._bus.subscribe(
+                status_subject(order_id), lambda message: self._receive(order_id, message)
+            )
+        finally:
+            topic.subscribing = False
+        if self._topics.get(order_id) is not topic:  # its last watch left meanwhile
+            await _unsubscribe(topic)
+
+    async def _subscribe_missing(self) -> None:
+        for order_id, topic in list(self._topics.items()):
+            await self._subscribe(order_id, topic)
+
+    def _all_behind(self) -> None:
+        self._mark(watch for topic in self._topics.values() for watch in topic.watches)
+
+    def _mark(self, watches: Iterable[Watch]) -> None:
+        alive = [w for w in watches if w in self._watches_of(w.order.order_id)]
+        if alive:
+            self._behind.update(alive)
+            self._wake.set()
+
+    def _watches_of(self, order_id: UUID) -> set[Watch]:
+        topic = self._topics.get(order_id)
+        return topic.watches if topic else set()
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("this gateway is stopping; resume with after_sequence")
+
+
+async def _unsubscribe(topic: Topic) -> None:
+    subscription, topic.subscription = topic.subscription, None
+    if subscription is not None:
+        with suppress(*ABSENT):
+            await asyncio.wait_for(subscription.unsubscribe(), CLOSE_SECONDS)

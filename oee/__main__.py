@@ -1,0 +1,106 @@
+"""The command line: submit, watch and list orders; run the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Final
+
+import grpc
+import typer
+
+from engine.errors import StartupError
+from oee import orders
+from oee.client import TIMEOUT_SECONDS, connect
+from oee.console import EXIT_CODES, Edge, paint, say
+from oee.orders import Engine
+from oee.ports import Ports
+
+FUND_SECONDS: Final = 60.0
+
+app = typer.Typer(
+    cls=Edge,
+    help="Submit swap orders, watch them, and run the engine.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(orders.commands)
+
+
+@app.callback()
+def engine(
+    ctx: typer.Context,
+    address: Annotated[
+        str, typer.Option(envvar="OEE_ADDRESS", help="Where the gateway listens: HOST:PORT.")
+    ] = "127.0.0.1:50051",
+    timeout: Annotated[
+        float, typer.Option(help="How long a call keeps trying, in seconds.", min=0.1)
+    ] = TIMEOUT_SECONDS,
+) -> None:
+    """Submit swap orders, watch them, and run the engine."""
+    # Tests bring a channel of their own as ctx.obj.
+    ctx.obj = Engine(ctx.obj or connect, address, timeout)
+
+
+Directory = Annotated[
+    Path | None, typer.Option("--data", help="Where orders, chain and wallet are kept.")
+]
+
+
+@app.command(epilog=EXIT_CODES)
+def up(
+    data: Directory = None,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The gateway's port.")
+    ] = Ports.default().gateway,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget earlier orders, chain and wallet first.")
+    ] = False,
+) -> None:
+    """Run the whole stack until Ctrl-C, which drains it."""
+    from oee import stack
+
+    ports = replace(Ports.default(), gateway=port)
+    raise typer.Exit(asyncio.run(stack.up(data or stack.default_directory(), ports, fresh)))
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(
+    data: Directory = None,
+    orders: Annotated[int, typer.Option(min=1, max=200, help="How many swaps at once.")] = 10,
+    logs: Annotated[
+        bool, typer.Option("--logs", help="Show the services' logs instead of filing them.")
+    ] = False,
+) -> None:
+    """Run the whole stack, send it many swaps at once and show how each one ends."""
+    from oee.demo import demo as run_demo
+
+    raise typer.Exit(asyncio.run(run_demo(data, orders, logs, paint)))
+
+
+@app.command("fund", hidden=True)
+def fund_wallet(
+    key_file: Annotated[Path, typer.Option(help="The wallet's key; made when there is none.")],
+    chain: Annotated[str, typer.Option(help="The simulated chain: HOST:PORT.")],
+) -> None:
+    """Give a development wallet simulated tokens, unless it has some."""
+    from oee.wallet import development_wallet, fund
+
+    wallet = development_wallet(key_file)
+    try:
+        asyncio.run(asyncio.wait_for(fund(wallet, chain), FUND_SECONDS))
+    except (grpc.aio.AioRpcError, TimeoutError) as error:
+        raise StartupError(f"{wallet.address} cannot be funded at {chain}: {error!r}") from None
+    say(f"{wallet.address} is funded")
+
+
+def main() -> None:
+    """Run one command; never returns."""
+    app(prog_name="oee")
+
+
+if __name__ == "__main__":
+    main()

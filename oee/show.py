@@ -1,0 +1,226 @@
+"""How orders look: lines and tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Final, Protocol
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from rich.table import Table
+from rich.text import Text
+
+from engine.v1 import orders_pb2 as pb
+
+STYLES: Final[Mapping[int, str]] = {
+    pb.ORDER_STATUS_CONFIRMED: "green",
+    pb.ORDER_STATUS_FAILED: "red",
+    pb.ORDER_STATUS_CANCELLED: "yellow",
+    pb.ORDER_STATUS_EXPIRED: "yellow",
+}
+BASIS_POINTS: Final = 10_000
+
+
+def to_dict(message: Message) -> dict[str, Any]:
+    """A message as the API names it, with the fields that have their default value."""
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+
+
+def to_json(content: Message | dict[str, Any]) -> str:
+    """One line of JSON."""
+    return json.dumps(to_dict(content) if isinstance(content, Message) else content)
+
+
+def status(number: int) -> Text:
+    """A status in lower case; a number if it is newer than this program."""
+    word = _word(pb.OrderStatus, number, "ORDER_STATUS_")
+    return Text(word, style=STYLES.get(number, "cyan"))
+
+
+def outcome(number: int) -> str:
+    """What a cancel could still do, in lower case."""
+    return _word(pb.CancelOutcome, number, "CANCEL_OUTCOME_").replace("_", " ")
+
+
+def pair(order: pb.Order) -> str:
+    """What is swapped for what."""
+    return f"{order.token_in}→{order.token_out}"
+
+
+def slippage_bps(quoted: str, received: str) -> Decimal | None:
+    """How far `received` fell short of `quoted`, in basis points; None while either is missing."""
+    if not quoted or not received or not Decimal(quoted):
+        return None
+    lost = (Decimal(quoted) - Decimal(received)) / Decimal(quoted) * BASIS_POINTS
+    return lost.quantize(Decimal("0.1"))
+
+
+def event(event: pb.OrderEvent, *, prefix: str | None = None) -> Text:
+    """One event on one line; `prefix` stands where otherwise the time and the sequence do."""
+    start = prefix or f"{_time(event.event_time)} {event.sequence:>3}"
+    kind = _word(pb.OrderEventType, event.type, "ORDER_EVENT_TYPE_").replace("_", " ")
+    return Text.assemble(
+        f"{start}  ", _padded(status(event.status), 10), f"{kind:<18}  ", "; ".join(_facts(event))
+    )
+
+
+def order(order: pb.Order) -> Table:
+    """Everything about one order, a row for each field that says something."""
+    table = Table.grid(padding=(0, 2))
+    settled = "settled" if order.settled else "not settled"
+    slippage = slippage_bps(order.quoted_amount_out, order.amount_out)
+    allowed = f"{order.slippage_bps} bps" if order.HasField("slippage_bps") else ""
+    rows: list[tuple[str, str | Text]] = [
+        ("order", order.order_id),
+        ("client order", order.client_order_id),
+        ("status", Text.assemble(status(order.status), f", {settled}")),
+        ("cancel", "requested" if order.cancel_requested else ""),
+        ("swap", f"{order.amount_in} {order.token_in} to {order.token_out}"),
+        ("slippage allowed", allowed),
+        ("floor", _amount(order.min_amount_out, order.token_out)),
+        ("venues allowed", ", ".join(order.venues)),
+        ("expires", _time(order.expire_time) if order.HasField("expire_time") else ""),
+        ("venue", order.venue),
+        ("quoted", _amount(order.quoted_amount_out, order.token_out)),
+        ("received", _amount(order.amount_out, order.token_out)),
+        ("net price", order.executed_price),
+        ("slippage", f"{slippage} bps" if slippage is not None else ""),
+        ("transaction", order.tx_hash),
+        ("retries", str(order.retries) if order.retries else ""),
+        ("error", _error(order.error) if order.HasField("error") else ""),
+        ("accepted", _time(order.create_time) if order.HasField("create_time") else ""),
+        ("completed", _time(order.complete_time) if order.HasField("complete_time") else ""),
+    ]
+    for name, value in rows:
+        if value:
+            table.add_row(Text(name, style="dim"), value)
+    return table
+
+
+def orders(listed: Iterable[pb.Order]) -> Table:
+    """Orders, one a row."""
+    table = _table("accepted", "order", "status", "pair", "paid", "received", "venue")
+    for item in listed:
+        table.add_row(
+            _time(item.create_time),
+            item.order_id,
+            status(item.status),
+            pair(item),
+            item.amount_in,
+            item.amount_out,
+            item.venue,
+        )
+    return table
+
+
+def route(route: pb.RouteDecision) -> Table:
+    """What every venue offers or why it does not; the chosen one is marked."""
+    table = _table("", "venue", "receive", "net price", "fee", "impact bps", "refusal")
+    for quote in route.quotes:
+        table.add_row(
+            "*" if quote.venue == route.venue else "",
+            quote.venue,
+            quote.amount_out,
+            quote.net_price,
+            quote.fee,
+            quote.price_impact_bps,
+            _error(quote.refusal) if quote.HasField("refusal") else "",
+        )
+    return table
+
+
+def tokens(listed: Iterable[pb.Token]) -> Table:
+    """Tokens, one a row."""
+    table = _table("symbol", "decimals", "mint")
+    for token in listed:
+        table.add_row(token.symbol, str(token.decimals), token.mint)
+    return table
+
+
+def summary(ended: Iterable[tuple[int, pb.Order]]) -> Table:
+    """What became of numbered orders, one a row."""
+    table = _table("#", "order", "status", "pair", "venue")
+    for name in ("paid", "quoted", "received", "net price", "slip bps"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("tx hash", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    for number, item in ended:
+        slippage = slippage_bps(item.quoted_amount_out, item.amount_out)
+        milliseconds = item.complete_time.ToMilliseconds() - item.create_time.ToMilliseconds()
+        table.add_row(
+            str(number),
+            item.order_id,
+            status(item.status),
+            pair(item),
+            item.venue,
+            item.amount_in,
+            item.quoted_amount_out,
+            item.amount_out,
+            item.executed_price,
+            str(slippage) if slippage is not None else "",
+            f"{item.tx_hash[:8]}…" if item.tx_hash else "",
+            str(Decimal(milliseconds) / 1000) if item.HasField("complete_time") else "",
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in columns:
+        table.add_column(name, no_wrap=name != "refusal")
+    return table
+
+
+def _facts(event: pb.OrderEvent) -> list[str]:
+    facts: list[str] = []
+    if event.HasField("route") and event.route.why:
+        facts.append(event.route.why)
+    if event.HasField("attempt"):
+        attempt = event.attempt
+        facts.append(f"attempt {attempt.number} at {attempt.venue}, {attempt.tx_hash}")
+        if attempt.resolution:
+            word = _word(pb.AttemptResolution, attempt.resolution, "ATTEMPT_RESOLUTION_")
+            facts.append(word.replace("_", " "))
+    if event.HasField("fill"):
+        fill = event.fill
+        facts.append(
+            f"paid {fill.amount_in}, received {fill.amount_out}, net price {fill.executed_price}"
+        )
+    if event.HasField("error"):
+        facts.append(_error(event.error))
+    if event.HasField("retry"):
+        delay = Decimal(event.retry.delay.ToMilliseconds()) / 1000
+        facts.append(f"retry {event.retry.number} in {delay} s")
+    return facts
+
+
+class _Enum(Protocol):
+    def items(self) -> list[tuple[str, Any]]: ...
+
+
+def _word(enum: _Enum, number: int, prefix: str) -> str:
+    # The API adds values; a program older than the engine shows their numbers.
+    names = {value: name for name, value in enum.items()}
+    return names.get(number, str(number)).removeprefix(prefix).lower()
+
+
+def _padded(text: Text, width: int) -> Text:
+    text.pad_right(max(0, width - len(text)))
+    return text
+
+
+def _time(moment: Timestamp) -> str:
+    return moment.ToDatetime().isoformat(timespec="milliseconds") + "Z"
+
+
+def _amount(amount: str, token: str) -> str:
+    return f"{amount} {token}" if amount else ""
+
+
+def _error(error: pb.OrderError) -> str:
+    return f"{error.reason}: {error.message}"

@@ -1,0 +1,1 @@
+"""Finds the best net price for an order and records the choice."""

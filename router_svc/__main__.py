@@ -1,0 +1,35 @@
+"""Router: chooses the venue for each order, and re-offers orders that stand still."""
+
+from __future__ import annotations
+
+import asyncio
+
+from engine import runtime
+from engine.bus import Queue, open_bus
+from engine.relay import Relay
+from engine.rpc import serving
+from engine.store import open_store
+from engine.venue import open_venues
+from engine.work import working
+from router_svc.router import Router
+from router_svc.settings import Settings
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    # Opened from the top, closed from the bottom: work ends before its wires do.
+    async with (
+        open_store(settings.postgres_dsn.get_secret_value()) as store,
+        open_bus(settings.nats_url.get_secret_value(), "router") as bus,
+        open_venues(settings.venues) as venues,
+    ):
+        relay = Relay(store, bus)
+        router = Router(store, relay, venues, quote_timeout_seconds=settings.quote_timeout_seconds)
+        async with (
+            working(bus, Queue.ROUTE, router.route, slots=settings.concurrency) as worker,
+            serving(settings.listen_address, {}),
+        ):
+            await runtime.run_until(stop, worker.pull(), relay.reconcile())
+
+
+if __name__ == "__main__":
+    runtime.main("router", Settings, run)

@@ -1,0 +1,58 @@
+"""Routes orders: asks every venue in parallel, takes the best net price, pins the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from engine.lifecycle import Status
+from engine.relay import Relay
+from engine.routing import NoOffer, choose
+from engine.store import Store
+from engine.venue import Venue, gather_quotes
+
+
+class Router:
+    """Moves an order from PENDING or ROUTING to a chosen route."""
+
+    def __init__(
+        self,
+        store: Store,
+        relay: Relay,
+        venues: Mapping[str, Venue],
+        *,
+        quote_timeout_seconds: float,
+    ) -> None:
+        self._store = store
+        self._relay = relay
+        self._venues = venues
+        self._quote_timeout_seconds = quote_timeout_seconds
+
+    async def route(self, order_id: UUID) -> None:
+        """Take the order's next routing step, if it has one; safe to repeat and to race.
+
+        Raises StaleOrder when somebody else moved the order meanwhile.
+        """
+        order = await self._store.get(order_id)
+        if order is None or order.status not in (Status.PENDING, Status.ROUTING):
+            return
+        if order.backing_off:
+            return
+        if order.past_expiry:
+            await self._relay.commit(order.expire())
+            return
+        if order.route is not None:
+            await self._relay.offer(order)
+            return
+        if order.status is Status.PENDING:
+            order = await self._relay.commit(order.start_routing())
+        quotes = await gather_quotes(
+            self._venues, order.request, str(order_id), self._quote_timeout_seconds
+        )
+        decision = choose(order.request, order.min_amount_out, quotes)
+        if not isinstance(decision, NoOffer):
+            await self._relay.offer(await self._relay.commit(order.choose_route(decision)))
+        elif decision.permanent:
+            await self._relay.commit(order.fail(decision.failure, decision.decision))
+        else:
+            await self._relay.commit(order.retry_or_fail(decision.failure, decision.decision))

@@ -1,0 +1,16 @@
+"""The router's settings, from the environment."""
+
+from pydantic import Field, SecretStr
+
+from engine.runtime import Address, Addresses, ServiceSettings
+
+
+class Settings(ServiceSettings):
+    postgres_dsn: SecretStr = Field(description="postgresql://USER@HOST/DATABASE")
+    nats_url: SecretStr = Field(description="nats://HOST:PORT[,nats://HOST:PORT…]")
+    venues: Addresses = Field(description="raydium=HOST:PORT,meteora=HOST:PORT")
+    listen_address: Address = Field("127.0.0.1:50052", description="HOST:PORT for health")
+    concurrency: int = Field(10, ge=1, le=10_000, description="orders in hand at once, 1–10000")
+    quote_timeout_seconds: float = Field(
+        2, gt=0, le=20, description="how long all venues together have to quote, at most 20"
+    )
