@@ -20,7 +20,8 @@ BIN := $(VENV)/bin
 CREATED := $(VENV)/created-with-$(PYTHON_VERSION)
 RUNTIME := $(VENV)/installed-runtime
 DEV := $(VENV)/installed-dev
-LOCKS := requirements.lock requirements-embedded.lock requirements-dev.lock
+# protoc finds its plugins on PATH.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help:
 	@echo "make demo    ten swaps at once through the whole stack, live, and a summary"

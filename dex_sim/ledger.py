@@ -43,15 +43,15 @@ CREATE TABLE IF NOT EXISTS swaps (
     number         INTEGER PRIMARY KEY,
     signature      TEXT NOT NULL,
     slot           INTEGER NOT NULL,
+    memo           TEXT NOT NULL,
+    amount_out     TEXT NOT NULL,
+    amount_in      TEXT NOT NULL,
+    min_amount_out TEXT NOT NULL,
     venue          TEXT NOT NULL,
     pool           TEXT NOT NULL,
     wallet         TEXT NOT NULL,
     mint_in        TEXT NOT NULL,
-    mint_out       TEXT NOT NULL,
-    amount_in      TEXT NOT NULL,
-    amount_out     TEXT NOT NULL,
-    min_amount_out TEXT NOT NULL,
-    memo           TEXT NOT NULL
+    mint_out       TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS balances (
     owner  TEXT NOT NULL,
@@ -72,6 +72,10 @@ ADD_SWAP: Final = "INSERT INTO swaps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 SET_BALANCE: Final = "INSERT OR REPLACE INTO balances VALUES (?, ?, ?)"
 SET_POOL: Final = "INSERT OR REPLACE INTO pools VALUES (?, ?, ?, ?)"
 TRANSACTION_COLUMNS: Final = "slot, signature, reason, message, fee_lamports, memo, changes"
+SWAP_COLUMNS: Final = (
+    "number, signature, slot, memo, amount_out, amount_in, min_amount_out, "
+    "venue, pool, wallet, mint_in, mint_out"
+)
 WALLET_PAGE: Final = f"""
 SELECT {TRANSACTION_COLUMNS} FROM transactions
  WHERE wallet = :wallet AND slot BETWEEN :min_slot AND :max_slot
@@ -155,15 +159,15 @@ class Ledger:
                 number,
                 outcome.signature,
                 block.slot,
+                outcome.memo,
+                str(fill.amount_out),
+                str(fill.swap.amount_in),
+                str(fill.swap.min_amount_out),
                 fill.swap.venue,
                 fill.swap.pool,
                 fill.swap.wallet,
                 fill.swap.mint_in,
                 fill.swap.mint_out,
-                str(fill.swap.amount_in),
-                str(fill.amount_out),
-                str(fill.swap.min_amount_out),
-                outcome.memo,
             )
             for number, (outcome, fill) in enumerate(fills, self._swap_count + 1)
         ]
@@ -241,7 +245,8 @@ class Ledger:
     def fills(self, after_number: int, limit: int) -> list[LandedFill]:
         """Swaps that happened after the given number, oldest first."""
         rows = self._db.execute(
-            "SELECT * FROM swaps WHERE number > ? ORDER BY number LIMIT ?", (after_number, limit)
+            f"SELECT {SWAP_COLUMNS} FROM swaps WHERE number > ? ORDER BY number LIMIT ?",
+            (after_number, limit),
         )
         return [_landed_fill(*row) for row in rows]
 
@@ -311,23 +316,12 @@ def _landed_fill(
     number: int,
     signature: str,
     slot: int,
-    venue: str,
-    pool: str,
-    wallet: str,
-    mint_in: str,
-    mint_out: str,
-    amount_in: str,
-    amount_out: str,
-    min_amount_out: str,
     memo: str,
+    amount_out: str,
+    amount_in: str,
+    min_amount_out: str,
+    *names: str,
 ) -> LandedFill:
-    swap = Swap(
-        venue=venue,
-        pool=pool,
-        wallet=wallet,
-        mint_in=mint_in,
-        mint_out=mint_out,
-        amount_in=int(amount_in),
-        min_amount_out=int(min_amount_out),
-    )
+    venue, pool, wallet, mint_in, mint_out = names
+    swap = Swap(venue, pool, wallet, mint_in, mint_out, int(amount_in), int(min_amount_out))
     return LandedFill(number, signature, slot, memo, Fill(swap, int(amount_out)))

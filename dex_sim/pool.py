@@ -10,7 +10,7 @@ U64_MAX: Final = 2**64 - 1
 
 # Volatility is the sum of the blocks' price moves, each forgotten by a tenth a block.
 VOLATILITY_KEPT_TENTHS: Final = 9
-MAX_FEE_PPM: Final = 10_000
+MAX_VOLATILE_FEE_PPM: Final = 8_000
 
 
 class Unfillable(Exception):
@@ -19,7 +19,7 @@ class Unfillable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FeeRule:
-    """What a swap costs: a base, and a percentage of the pool's volatility on top."""
+    """What a swap costs: a base, and on top a percentage of the pool's volatility."""
 
     base_ppm: int
     volatility_percent: int = 0
@@ -56,7 +56,7 @@ class Pool:
     def fee_ppm(self) -> int:
         """The fee now; it changes between blocks only."""
         volatile = self.volatility_ppm * self.fee_rule.volatility_percent // 100
-        return min(self.fee_rule.base_ppm + volatile, MAX_FEE_PPM)
+        return self.fee_rule.base_ppm + min(volatile, MAX_VOLATILE_FEE_PPM)
 
     def trades(self, mint_in: str, mint_out: str) -> bool:
         """Whether this is a pool for that pair, in either direction."""

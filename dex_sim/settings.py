@@ -21,7 +21,7 @@ def _range(value: object) -> object:
     return Range(int(low), int(high or low))
 
 
-Whole = Annotated[Range, NoDecode, BeforeValidator(_range)]
+WholeRange = Annotated[Range, NoDecode, BeforeValidator(_range)]
 
 
 class Settings(ServiceSettings):
@@ -43,13 +43,17 @@ class Settings(ServiceSettings):
     skipped_slot_percent: int = Field(5, ge=0, le=90, description="slots without a block, 0 to 90")
     confirmed_after_slots: int = Field(2, ge=0, le=100, description="slots, 0 to 100")
     finalized_after_slots: int = Field(31, ge=0, le=100, description="slots, 0 to 100")
-    quote_delay_milliseconds: Whole = Field(Range(100, 300), description="LOW-HIGH or one number")
-    build_delay_milliseconds: Whole = Field(Range(50, 150), description="LOW-HIGH or one number")
-    chain_delay_milliseconds: Whole = Field(Range(5, 20), description="LOW-HIGH or one number")
+    quote_delay_milliseconds: WholeRange = Field(
+        Range(100, 300), description="LOW-HIGH or one number"
+    )
+    build_delay_milliseconds: WholeRange = Field(
+        Range(50, 150), description="LOW-HIGH or one number"
+    )
+    chain_delay_milliseconds: WholeRange = Field(Range(5, 20), description="LOW-HIGH or one number")
     drift_ppm: int = Field(
         300, ge=0, le=100_000, description="largest random price move a slot; 0: prices stand still"
     )
-    execution_slippage_bps: Whole = Field(
+    execution_slippage_bps: WholeRange = Field(
         Range(50, 100), description="LOW-HIGH or one number; what a landing swap yields less"
     )
     nodes: int = Field(3, ge=1, le=100, description="nodes behind the chain's address, 1 to 100")

@@ -71,6 +71,8 @@ class Batcher(Generic[Item, Result]):
         results: Sequence[Result | BaseException]
         try:
             results = await self._flush([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} answers to {len(batch)} items")
         except asyncio.CancelledError:
             for _, future in batch:
                 future.cancel()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 import grpc
 
 from engine.batch import Batcher
+from engine.channel import open_channel
 from engine.errors import Refused, Unanswered
 from engine.v1 import chain_pb2 as pb
 from engine.v1.chain_pb2_grpc import ChainServiceStub
-from engine.venue import open_channel
 
 if TYPE_CHECKING:
     from engine.v1.chain_pb2_grpc import ChainServiceAsyncStub

@@ -272,6 +272,8 @@ class Order:
         """Record the signed transaction, before its first byte is sent (R1)."""
         if self.live_attempt is not None:
             raise IllegalTransition("an order has at most one live attempt")
+        if attempt.resolution is not None or attempt.number != len(self.attempts) + 1:
+            raise IllegalTransition("a new attempt is live and has the next number")
         if self.min_amount_out is None or attempt.min_amount_out < self.min_amount_out:
             raise IllegalTransition("an attempt never carries less than the order's floor")
         return self._after(
@@ -297,6 +299,8 @@ class Order:
 
     def reorg(self) -> Transition:
         """A fork took the swap back; the attempt is still live and may land again."""
+        if self.live_attempt is None:
+            raise IllegalTransition("a finalized swap is not taken back")
         return self._after(EventType.SWAP_REORGED, fill=None)
 
     def request_cancel(self) -> Transition:
@@ -307,6 +311,8 @@ class Order:
 
         What follows is decided here alone: a cancel first, then expiry, then the tries left.
         """
+        if resolution is Resolution.LANDED:
+            raise IllegalTransition("an attempt that landed has swapped")
         attempt = self._resolved(resolution, evidence)
         resolved = replace(
             self, attempts=(*self.attempts[:-1], attempt), failure=failure, route=None

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from engine.order import Failure, OrderRequest, RouteDecision, VenueQuote
+
+
+@dataclass(frozen=True, slots=True)
+class NoOffer:
+    """No route now: the record of it, the reason, and whether asking again can help."""
+
+    decision: RouteDecision
+    failure: Failure
+    permanent: bool
 
 
 def choose(
@@ -37,17 +47,6 @@ def choose(
     return RouteDecision(asked, _why(best, offers[1:]), best.venue, floor)
 
 
-class NoOffer:
-    """No route now: the record of it, the reason, and whether asking again can help."""
-
-    __slots__ = ("decision", "failure", "permanent")
-
-    def __init__(self, decision: RouteDecision, failure: Failure, *, permanent: bool) -> None:
-        self.decision = decision
-        self.failure = failure
-        self.permanent = permanent
-
-
 def _why(best: VenueQuote, others: Sequence[VenueQuote]) -> str:
     if not others:
         return f"{best.venue} was the only venue with a quote"
@@ -69,13 +68,10 @@ def _no_offer(asked: Sequence[VenueQuote]) -> NoOffer:
     words = "; ".join(f"{venue}: {refusal.message}" for venue, refusal in refusals)
     message = f"no venue offered a quote ({words})" if words else "no venue was asked"
     permanent = all(quote.permanent for quote in asked)
-    reasons = {refusal.reason for _, refusal in refusals}
-    # One reason for all is the order's; permanent ones that differ add up to "no route".
-    reason = (
-        ("NO_ROUTE" if reasons != {"INSUFFICIENT_LIQUIDITY"} else "INSUFFICIENT_LIQUIDITY")
-        if permanent
-        else "VENUE_UNAVAILABLE"
-    )
-    return NoOffer(
-        RouteDecision(tuple(asked), message), Failure(reason, message), permanent=permanent
-    )
+    if not permanent:
+        reason = "VENUE_UNAVAILABLE"
+    elif {refusal.reason for _, refusal in refusals} == {"INSUFFICIENT_LIQUIDITY"}:
+        reason = "INSUFFICIENT_LIQUIDITY"
+    else:
+        reason = "NO_ROUTE"
+    return NoOffer(RouteDecision(tuple(asked), message), Failure(reason, message), permanent)

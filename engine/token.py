@@ -10,7 +10,8 @@ from typing import Final
 # Amounts are u64 on chain, so the table and the wire hold no more either.
 MAX_AMOUNT: Final = 2**64 - 1
 
-_DECIMAL: Final = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?", re.ASCII)
+# Far more digits than any amount has, so that a number is refused for what is wrong with it.
+_DECIMAL: Final = re.compile(r"([0-9]{1,40})(?:\.([0-9]{1,40}))?")
 _PRICE_DIGITS: Final = 12
 
 

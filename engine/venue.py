@@ -13,6 +13,7 @@ from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 
 from engine.batch import Batcher
+from engine.channel import open_channel
 from engine.errors import Refused
 from engine.order import Failure, OrderRequest, VenueQuote
 from engine.v1 import venue_pb2 as pb
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 BUILD_SECONDS: Final = 3.0
 BATCH_LIMIT: Final = 200
 CALLS_IN_FLIGHT: Final = 32
-MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
 # Refusals that time does not cure.
 PERMANENT: Final = frozenset(
@@ -215,19 +215,3 @@ async def open_venues(addresses: Mapping[str, str]) -> AsyncIterator[dict[str, V
             channel = await stack.enter_async_context(open_channel(address))
             venues[name] = VenueClient(name, channel)
         yield venues
-
-
-def open_channel(address: str) -> grpc.aio.Channel:
-    """A channel that finds a restarted peer within a second."""
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            ("grpc.keepalive_time_ms", 10_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
-    )

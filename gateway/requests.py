@@ -10,8 +10,6 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from google.protobuf.duration_pb2 import Duration
-
 from engine import wire
 from engine.errors import InvalidRequest, Violation
 from engine.lifecycle import Status
@@ -90,53 +88,37 @@ def preview(
 def order_id(message: Any) -> OrderId:
     """Which order a request with `oneof id` means; raises InvalidRequest."""
     fields = Fields()
-    found = OrderId(None, None)
-    match message.WhichOneof("id"):
-        case "order_id":
-            try:
-                found = OrderId(wire.order_id(message.order_id), None)
-            except ValueError:
-                fields.wrong(
-                    "order_id",
-                    f"{_shown(message.order_id)} is not an order id: it is a UUID, as "
-                    "SubmitOrder returned it",
-                )
-        case "client_order_id":
-            if not CLIENT_ORDER_ID.fullmatch(message.client_order_id):
-                fields.wrong(
-                    "client_order_id",
-                    f"{_shown(message.client_order_id)} must be 1 to 64 of [A-Za-z0-9_.:-]",
-                )
-            found = OrderId(None, message.client_order_id)
-        case _:
-            fields.wrong("order_id", "is missing: set order_id or client_order_id")
+    found = _order_id(fields, message)
     fields.check()
     return found
 
 
-def heartbeat_seconds(message: pb.WatchOrderRequest) -> float:
-    """How long a watch may be silent; raises InvalidRequest."""
-    if not message.HasField("heartbeat_interval"):
-        return HEARTBEAT_SECONDS
-    seconds = _seconds(message.heartbeat_interval)
-    if not MIN_HEARTBEAT_SECONDS <= seconds <= MAX_HEARTBEAT_SECONDS:
-        fields = Fields()
-        fields.wrong("heartbeat_interval", f"{seconds:g}s must be 1s to 60s")
-        fields.check()
-    return seconds
+def watch(message: pb.WatchOrderRequest) -> tuple[OrderId, float]:
+    """Which order to watch, and how long that may be silent, in seconds; raises InvalidRequest."""
+    fields = Fields()
+    found = _order_id(fields, message)
+    heartbeat_seconds = _heartbeat_seconds(fields, message)
+    fields.check()
+    return found, heartbeat_seconds
 
 
-def page(message: Any, fields: Fields) -> Page:
-    """The page of a list request; notes what is wrong with it."""
-    size = message.page_size
-    if not 0 <= size <= MAX_PAGE_SIZE:
-        fields.wrong("page_size", f"{size} must be 1 to {MAX_PAGE_SIZE}, or left out")
-    try:
-        token = base64.urlsafe_b64decode(message.page_token.encode()).decode() or None
-    except ValueError:
-        token = None
-        fields.wrong("page_token", _page_token_violation(message.page_token))
-    return Page(size or DEFAULT_PAGE_SIZE, token)
+def events_page(message: pb.ListOrderEventsRequest) -> tuple[OrderId, Page, int]:
+    """Whose events to list, and after which sequence; raises InvalidRequest."""
+    fields = Fields()
+    found = _order_id(fields, message)
+    asked = _page(fields, message)
+    after = _number_token(fields, asked, message.page_token)
+    fields.check()
+    return found, asked, after
+
+
+def tokens_page(message: pb.ListTokensRequest) -> tuple[Page, int]:
+    """Which tokens to list, and after how many; raises InvalidRequest."""
+    fields = Fields()
+    asked = _page(fields, message)
+    after = _number_token(fields, asked, message.page_token)
+    fields.check()
+    return asked, after
 
 
 def page_token(last: object) -> str:
@@ -160,7 +142,7 @@ class OrdersFilter:
 def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter:
     """What to list; raises InvalidRequest."""
     fields = Fields()
-    asked = page(message, fields)
+    asked = _page(fields, message)
     before = None
     if asked.token is not None:
         try:
@@ -171,6 +153,8 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
     if unknown:
         fields.wrong("statuses", f"{unknown[0]} is not a status an order can have")
     token = _token(fields, "token", message.token, tokens) if message.token else None
+    if not message.venue.isprintable():  # PostgreSQL has no text with a zero byte
+        fields.wrong("venue", f"{_shown(message.venue)} is not a venue's name")
     times = {
         name: _moment(fields, name, getattr(message, name)) if message.HasField(name) else None
         for name in ("create_time_from", "create_time_before")
@@ -186,7 +170,55 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
     )
 
 
-def number_token(asked: Page, fields: Fields, written: str) -> int:
+def _order_id(fields: Fields, message: Any) -> OrderId:
+    found = OrderId(None, None)
+    match message.WhichOneof("id"):
+        case "order_id":
+            try:
+                found = OrderId(wire.order_id(message.order_id), None)
+            except ValueError:
+                fields.wrong(
+                    "order_id",
+                    f"{_shown(message.order_id)} is not an order id: it is a UUID, as "
+                    "SubmitOrder returned it",
+                )
+        case "client_order_id":
+            if not CLIENT_ORDER_ID.fullmatch(message.client_order_id):
+                fields.wrong(
+                    "client_order_id",
+                    f"{_shown(message.client_order_id)} must be 1 to 64 of [A-Za-z0-9_.:-]",
+                )
+            found = OrderId(None, message.client_order_id)
+        case _:
+            fields.wrong("order_id", "is missing: set order_id or client_order_id")
+    return found
+
+
+def _heartbeat_seconds(fields: Fields, message: pb.WatchOrderRequest) -> float:
+    if not message.HasField("heartbeat_interval"):
+        return HEARTBEAT_SECONDS
+    interval = message.heartbeat_interval
+    seconds = interval.seconds + interval.nanos / 1e9
+    if not MIN_HEARTBEAT_SECONDS <= seconds <= MAX_HEARTBEAT_SECONDS:
+        fields.wrong("heartbeat_interval", f"{seconds:g}s must be 1s to 60s")
+    return seconds
+
+
+def _page(fields: Fields, message: Any) -> Page:
+    size = message.page_size
+    if not 0 <= size <= MAX_PAGE_SIZE:
+        fields.wrong("page_size", f"{size} must be 1 to {MAX_PAGE_SIZE}, or left out")
+    try:
+        token = base64.urlsafe_b64decode(message.page_token).decode()
+        if page_token(token) != message.page_token:  # the decoder skips what is not base64
+            raise ValueError
+    except ValueError:
+        token = ""
+        fields.wrong("page_token", _page_token_violation(message.page_token))
+    return Page(size or DEFAULT_PAGE_SIZE, token or None)
+
+
+def _number_token(fields: Fields, asked: Page, written: str) -> int:
     """A page token that is a number; 0 for the first page."""
     if asked.token is None:
         return 0
@@ -207,10 +239,12 @@ def _swap(
     token_out = _token(fields, "token_out", message.token_out, tokens)
     if token_in is not None and token_in == token_out:
         fields.wrong("token_out", f"{token_out.symbol} is also token_in: name another token")
-    amount_in = _amount(fields, "amount_in", message.amount_in, token_in)
+    amount_in = _amount(fields, "amount_in", message.amount_in, token_in, tokens)
     min_amount_out = None
     if message.min_amount_out:
-        min_amount_out = _amount(fields, "min_amount_out", message.min_amount_out, token_out)
+        min_amount_out = _amount(
+            fields, "min_amount_out", message.min_amount_out, token_out, tokens
+        )
         if message.HasField("slippage_bps"):
             fields.wrong(
                 "slippage_bps",
@@ -219,10 +253,10 @@ def _swap(
     slippage_bps = message.slippage_bps if message.HasField("slippage_bps") else None
     if slippage_bps is not None and slippage_bps > MAX_SLIPPAGE_BPS:
         fields.wrong("slippage_bps", f"{slippage_bps} must be 0 to {MAX_SLIPPAGE_BPS} basis points")
-    for name in message.venues:
-        if name not in venues:
-            known = ", ".join(sorted(venues))
-            fields.wrong("venues", f"{_shown(name)} is not known: choose from {known}")
+    unknown = [name for name in message.venues if name not in venues]
+    if unknown:
+        known = ", ".join(sorted(venues))
+        fields.wrong("venues", f"{_shown(', '.join(unknown))} is not known: choose from {known}")
     fields.check()
     assert token_in is not None
     assert token_out is not None
@@ -249,14 +283,18 @@ def _token(fields: Fields, field: str, name: str, tokens: Tokens) -> Token | Non
     return token
 
 
-def _amount(fields: Fields, field: str, text: str, token: Token | None) -> int:
+def _amount(fields: Fields, field: str, text: str, token: Token | None, tokens: Tokens) -> int:
     if not text:
         fields.wrong(field, 'is missing: give an amount in whole tokens such as "1.5"')
-    elif token is not None:
+        return 0
+    problem = ""
+    # While its token is not known, an amount is wrong if it would be for every token.
+    for candidate in tokens.all if token is None else [token]:
         try:
-            return token.parse(text)
+            return candidate.parse(text)
         except ValueError as error:
-            fields.wrong(field, str(error))
+            problem = str(error)
+    fields.wrong(field, problem)
     return 0
 
 
@@ -265,13 +303,11 @@ def _moment(fields: Fields, field: str, message: Any) -> datetime | None:
         return wire.moment(message)
     except ValueError:
         fields.wrong(
-            field, "is not a valid time: it must lie in years 1 to 9999"
+            field,
+            f"{message.seconds} s and {message.nanos} ns is not a time: it must lie in years "
+            "1 to 9999, with 0 to 999999999 ns",
         )
         return None
-
-
-def _seconds(message: Duration) -> float:
-    return message.seconds + message.nanos / 1e9
 
 
 def _page_token_violation(written: str) -> str:

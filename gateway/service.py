@@ -29,7 +29,7 @@ from engine.v1 import orders_pb2 as pb
 from engine.v1 import orders_pb2_grpc
 from engine.venue import Venue, gather_quotes
 from gateway import requests
-from gateway.requests import Fields, OrderId
+from gateway.requests import OrderId
 from gateway.watch import WatchHub
 
 # Before there are accounts, everything belongs to this one.
@@ -84,8 +84,8 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     async def WatchOrder(
         self, request: pb.WatchOrderRequest, context: Any
     ) -> AsyncIterator[pb.WatchOrderResponse]:
-        heartbeat_seconds = requests.heartbeat_seconds(request)
-        order = await self._find(requests.order_id(request))
+        asked, heartbeat_seconds = requests.watch(request)
+        order = await self._find(asked)
         resuming = request.HasField("after_sequence")
         after = request.after_sequence if resuming else order.sequence
         if after > order.sequence:
@@ -112,7 +112,8 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                 yield pb.WatchOrderResponse(event=event)
                 delivered = event.sequence
                 # A final status may have been taken back by a fork: only the latest counts.
-                if delivered >= order.sequence and ends(event.status, event.settled):
+                latest = max(order.sequence, watch.last)
+                if delivered == latest and ends(event.status, event.settled):
                     return
 
     async def GetOrder(self, request: pb.GetOrderRequest, context: Any) -> pb.GetOrderResponse:
@@ -143,13 +144,10 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     async def ListOrderEvents(
         self, request: pb.ListOrderEventsRequest, context: Any
     ) -> pb.ListOrderEventsResponse:
-        fields = Fields()
-        asked = requests.page(request, fields)
-        after = requests.number_token(asked, fields, request.page_token)
-        fields.check()
-        order = await self._find(requests.order_id(request))
-        events = await self._store.events([(order.order_id, after)], asked.size + 1)
-        shown = events[: asked.size]
+        asked, page, after = requests.events_page(request)
+        order = await self._find(asked)
+        events = await self._store.events([(order.order_id, after)], page.size + 1)
+        shown = events[: page.size]
         return pb.ListOrderEventsResponse(
             events=[wire.event(order, event, self._store.tokens) for event in shown],
             next_page_token=(
@@ -160,11 +158,8 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     async def ListTokens(
         self, request: pb.ListTokensRequest, context: Any
     ) -> pb.ListTokensResponse:
-        fields = Fields()
-        asked = requests.page(request, fields)
-        after = requests.number_token(asked, fields, request.page_token)
-        fields.check()
-        end = after + asked.size
+        page, after = requests.tokens_page(request)
+        end = after + page.size
         tokens = self._store.tokens.all
         return pb.ListTokensResponse(
             tokens=[
@@ -198,7 +193,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             if order.status in FINAL:
                 outcome = (
                     pb.CANCEL_OUTCOME_CANCELLED_NOW
-                    if order.status is Status.CANCELLED and not order.attempts
+                    if order.status is Status.CANCELLED and not order.cancel_requested
                     else pb.CANCEL_OUTCOME_TOO_LATE
                 )
                 return pb.CancelOrderResponse(outcome=outcome, order=self._order(order))

@@ -42,6 +42,11 @@ class Watch:
         self._end: RequestError | None = None
         self._wake = asyncio.Event()
 
+    @property
+    def ended(self) -> bool:
+        """Nothing more is taken; the reader may still be reading what is queued."""
+        return self._end is not None
+
     async def next(self, timeout_seconds: float) -> pb.OrderEvent | None:
         """The next event, or None when none came in time; raises what ended the watch."""
         if not self._unread and self._end is None:
@@ -63,7 +68,7 @@ class Watch:
                 self.end(
                     SlowConsumer(
                         f"more than {MAX_UNREAD} events are unread; resume after the last one",
-                        last_sequence=str(self.last - len(self._unread)),
+                        last_sequence=str(self.last),
                     )
                 )
             else:
@@ -203,9 +208,9 @@ class WatchHub:
         self._mark(watch for topic in self._topics.values() for watch in topic.watches)
 
     def _mark(self, watches: Iterable[Watch]) -> None:
-        alive = [w for w in watches if w in self._watches_of(w.order.order_id)]
-        if alive:
-            self._behind.update(alive)
+        following = [w for w in watches if not w.ended and w in self._watches_of(w.order.order_id)]
+        if following:
+            self._behind.update(following)
             self._wake.set()
 
     def _watches_of(self, order_id: UUID) -> set[Watch]:

@@ -56,7 +56,9 @@ class Edge(TyperGroup):
         except CallFailed as failure:
             code = EXITS.get(failure.code, Exit.NO_ANSWER)
             where = f"no answer from {ctx.obj.address}: " if code is Exit.NO_ANSWER else ""
-            say(f"{where}{failure.code.name}: {failure}")
+            # A message that only repeats the details is left out.
+            message = f": {failure}" * (str(failure) != "; ".join(failure.details))
+            say(f"{where}{failure.code.name}{message}")
             for detail in failure.details:
                 say(f"  {detail}")
             raise typer.Exit(code) from None

@@ -10,11 +10,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
 
+from engine.errors import StartupError
 from engine.v1 import orders_pb2 as pb
 from oee import show
 from oee.client import Client, connect, new_client_order_id
@@ -46,11 +47,34 @@ async def demo(directory: Path | None, count: int, show_logs: bool, paint: Paint
     Without a directory, everything is thrown away afterwards, unless something went wrong.
     """
     _cancel_on_signals()
-    home = directory or Path(tempfile.mkdtemp(prefix="oee-demo-"))
+    home = directory or _throwaway()
     home.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(count) as threads, _log(home, show_logs) as log:
+    with _log(home, show_logs) as log:
         stack = Stack(home, Ports.free(), show=log.show)
-        paint(f"starting PostgreSQL, NATS, the simulated venues and three services in {home} …")
+        try:
+            ended = await _swap_all(stack, count, paint)
+        except asyncio.CancelledError:
+            if directory is None:
+                await _throw_away(stack)
+            raise
+        paint("")
+        paint(show.summary(ended.items()))
+        confirmed = [n for n, order in ended.items() if order.status == pb.ORDER_STATUS_CONFIRMED]
+        paint(f"\n{len(confirmed)} of {count} orders are CONFIRMED")
+        if len(confirmed) == count:
+            if directory is None:
+                await _throw_away(stack)
+            return 0
+        for number in sorted(set(range(1, count + 1)) - set(confirmed)):
+            paint(f"#{number} {_why(ended.get(number))}")
+        paint(f"data and logs are kept in {home}")
+        return 1
+
+
+async def _swap_all(stack: Stack, count: int, paint: Paint) -> dict[int, pb.Order]:
+    """The orders by their number, as they ended; without those that did not end in time."""
+    paint(f"starting PostgreSQL, NATS, simulated venues and three services in {stack.directory} …")
+    with ThreadPoolExecutor(count) as threads:
         async with stack:
             # Closed before the threads are waited for: that ends their calls.
             with closing(connect(stack.address)) as channel:
@@ -61,22 +85,32 @@ async def demo(directory: Path | None, count: int, show_logs: bool, paint: Paint
                     loop.run_in_executor(threads, swaps.swap, number, *swap)
                     for number, swap in enumerate(islice(cycle(SWAPS), count), start=1)
                 ]
-                done, _ = await asyncio.wait(work, timeout=DEADLINE_SECONDS)
-                ended = await asyncio.gather(*done)
-        paint("")
-        paint(show.summary(sorted(ended, key=lambda numbered: numbered[0])))
-        failed = [item for item in ended if item[1].status != pb.ORDER_STATUS_CONFIRMED]
-        for number, order in failed:
-            paint(f"#{number} did not swap: {order.error.reason}: {order.error.message}")
-        confirmed = len(ended) - len(failed)
-        paint(f"\n{confirmed} of {count} orders are CONFIRMED")
-        if confirmed < count:
-            paint(f"data and logs are kept in {home}")
-            return 1
-        if directory is None:
-            await stack.wipe()
-            shutil.rmtree(home)
-        return 0
+                try:
+                    done, _ = await asyncio.wait(work, timeout=DEADLINE_SECONDS)
+                finally:
+                    for swap in work:
+                        swap.cancel()
+                return dict(sorted(swap.result() for swap in done))
+
+
+def _why(order: pb.Order | None) -> str:
+    if order is None:
+        return f"did not end within {DEADLINE_SECONDS:.0f} s"
+    return f"{show.status(order.status)}: {order.error.reason}: {order.error.message}"
+
+
+def _throwaway() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="oee-demo-"))
+    # Run by root, PostgreSQL belongs to another user, who has to get to its data.
+    directory.chmod(0o711)
+    return directory
+
+
+async def _throw_away(stack: Stack) -> None:
+    # The database may be elsewhere: wipe knows, and refuses when it is not ours.
+    with suppress(StartupError):
+        await stack.wipe()
+    shutil.rmtree(stack.directory)
 
 
 class _Swaps:

@@ -26,17 +26,22 @@ _given: set[int] = set()
 class Ports:
     """One port a listener; chain also carries the simulator's control service."""
 
-    gateway: int = 50051
-    router: int = 50052
-    executor: int = 50053
-    chain: int = 50061
-    raydium: int = 50062
-    meteora: int = 50063
+    gateway: int
+    router: int
+    executor: int
+    chain: int
+    raydium: int
+    meteora: int
 
     @classmethod
     def default(cls) -> Ports:
         """The documented ports."""
-        return cls()
+        return cls.starting_at(50051)
+
+    @classmethod
+    def starting_at(cls, gateway: int) -> Ports:
+        """The documented ports, moved together: a second stack needs one number only."""
+        return cls(gateway, gateway + 1, gateway + 2, gateway + 10, gateway + 11, gateway + 12)
 
     @classmethod
     def free(cls) -> Ports:

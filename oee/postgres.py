@@ -230,23 +230,28 @@ def _programs(user: User | None) -> Path:
             "PostgreSQL is not installed: install the package with its extra `embedded`,"
             " or set POSTGRES_DSN"
         )
-    installed = Path(package.submodule_search_locations[0]) / INSTALL
-    if user is None or user.may_enter(installed / "bin"):
-        return installed / "bin"
+    site = Path(package.submodule_search_locations[0]).parent
+    programs = Path(WHEEL, INSTALL, "bin")
+    if user is None or user.may_enter(site / programs):
+        return site / programs
     REACHABLE.mkdir(mode=0o711, parents=True, exist_ok=True)
-    copy = REACHABLE / f"{INSTALL}-{importlib.metadata.version(WHEEL)}"
+    copy = REACHABLE / f"{WHEEL}-{importlib.metadata.version(WHEEL)}"
     if not copy.exists():
         draft = Path(tempfile.mkdtemp(dir=REACHABLE))
         try:
-            shutil.copytree(installed, draft / INSTALL, symlinks=True)
-            (draft / INSTALL).rename(copy)
+            # The programs look for the bundled libraries at the same place relative to theirs.
+            for part in (programs.parent, f"{WHEEL}.libs", f"{WHEEL}/.dylibs"):
+                if (site / part).exists():
+                    shutil.copytree(site / part, draft / part, symlinks=True)
+            draft.chmod(0o755)
+            draft.rename(copy)
         except OSError:
             # Somebody else's copy came first; anything else is an error.
             if not copy.exists():
                 raise
         finally:
-            shutil.rmtree(draft)
-    return copy / "bin"
+            shutil.rmtree(draft, ignore_errors=True)
+    return copy / programs
 
 
 def _own(directory: Path, uid: int, user: User | None) -> None:
@@ -273,5 +278,5 @@ def _forget_stranger(postmaster_pid: Path) -> None:
         process = psutil.Process(int(postmaster_pid.read_text().split("\n", 1)[0]))
         if process.cwd() != str(postmaster_pid.parent):
             postmaster_pid.unlink()
-    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
         return

@@ -64,9 +64,11 @@ def event(event: pb.OrderEvent, *, prefix: str | None = None) -> Text:
     """One event on one line; `prefix` stands where otherwise the time and the sequence do."""
     start = prefix or f"{_time(event.event_time)} {event.sequence:>3}"
     kind = _word(pb.OrderEventType, event.type, "ORDER_EVENT_TYPE_").replace("_", " ")
-    return Text.assemble(
-        f"{start}  ", _padded(status(event.status), 10), f"{kind:<18}  ", "; ".join(_facts(event))
+    line = Text.assemble(
+        f"{start}  ", _padded(status(event.status), 10), f"{kind:<23}  ", "; ".join(_facts(event))
     )
+    line.rstrip()
+    return line
 
 
 def order(order: pb.Order) -> Table:
@@ -178,8 +180,11 @@ def _table(*columns: str) -> Table:
 
 def _facts(event: pb.OrderEvent) -> list[str]:
     facts: list[str] = []
-    if event.HasField("route") and event.route.why:
-        facts.append(event.route.why)
+    route = event.route
+    for quote in route.quotes:
+        if quote.venue == route.venue:
+            facts.append(f"{quote.venue} quotes {quote.amount_out}, floor {route.min_amount_out}")
+            facts.append(route.why)
     if event.HasField("attempt"):
         attempt = event.attempt
         facts.append(f"attempt {attempt.number} at {attempt.venue}, {attempt.tx_hash}")

@@ -68,8 +68,9 @@ class Stack:
     of it is drained. Services are named gateway, router, executor and dex_sim; further ones
     gateway-2, gateway-3 … A crashed one is started again. NATS_URL or POSTGRES_DSN in
     `environment` (default: our own) replace the embedded servers; the rest of it reaches every
-    service. What a killed run left in `directory` is ended first. Raises StartupError, in one
-    line, when the directory or a port is in use or something does not come up.
+    service, and `settings` has more for one kind of them. What a killed run left in
+    `directory` is ended first. Raises StartupError, in one line, when the directory or a port
+    is in use or something does not come up.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Stack:
         gateways: int = 1,
         routers: int = 1,
         executors: int = 1,
+        settings: Mapping[str, Mapping[str, str]] | None = None,
         commands: Mapping[str, Sequence[str]] = COMMANDS,
         show: Callable[[str, str], None] = lambda source, line: None,
     ) -> None:
@@ -88,6 +90,7 @@ class Stack:
         self.ports = ports
         self._environment = dict(os.environ if environment is None else environment)
         self._copies = {"executor": executors, "router": routers, "gateway": gateways}
+        self._settings = settings or {}
         self._commands = commands
         self._show = show
         self._lock = Lock(self.directory / "lock")
@@ -286,7 +289,7 @@ class Stack:
         return Service(
             name,
             self._commands[kind],
-            {**self._passed_on(), **settings},
+            {**self._passed_on(), **settings, **self._settings.get(kind, {})},
             [f"{HOST}:{port}" for port in ports],
             self._pid_files / f"{name}.json",
             self._show,
@@ -379,18 +382,14 @@ async def up(
 async def _run(stack: Stack, fresh: bool, log: MergedLog) -> None:
     if fresh:
         await stack.wipe()
-    try:
-        async with stack:
-            order = json.dumps(EXAMPLE)
-            log.show("oee", f"SERVING at {stack.address}; Ctrl-C drains it. Try:")
-            log.show(
-                "oee",
-                f"grpcurl -plaintext -d '{order}' {stack.address}"
-                " engine.v1.OrderService/SubmitOrder",
-            )
-            try:
-                await asyncio.Event().wait()
-            finally:
-                log.show("oee", "draining")
-    finally:
-        log.show("oee", f"stopped; the data stay in {stack.directory}")
+    async with stack:
+        order = json.dumps(EXAMPLE)
+        log.show("oee", f"SERVING at {stack.address}; Ctrl-C drains it. Try:")
+        log.show(
+            "oee",
+            f"grpcurl -plaintext -d '{order}' {stack.address} engine.v1.OrderService/SubmitOrder",
+        )
+        try:
+            await asyncio.Event().wait()
+        finally:
+            log.show("oee", f"draining; the data stay in {stack.directory}")

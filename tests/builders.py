@@ -12,7 +12,6 @@ from engine.order import (
     Fill,
     Order,
     OrderRequest,
-    Resolution,
     RouteDecision,
     Transition,
     VenueQuote,
@@ -106,6 +105,3 @@ def in_status(status: Status) -> Order:
     order = new_order()
     taken = steps(order, status)
     return taken[-1].order if taken else order
-
-
-EXPIRED_UNLANDED = Resolution.EXPIRED_UNLANDED

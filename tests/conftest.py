@@ -1,4 +1,4 @@
-"""Real servers for tests: one PostgreSQL a session, a database of its own a test."""
+"""Real servers for tests: one PostgreSQL a session, a schema of its own a test."""
 
 from __future__ import annotations
 
@@ -16,48 +16,28 @@ from engine.store import Store, open_store
 from oee.nats import Nats
 from oee.postgres import Postgres
 
-TEMPLATE = "migrated"
 _numbers = itertools.count(1)
-
-
-def database_dsn(postgres: Postgres, name: str) -> str:
-    """The DSN of another database of this server."""
-    base, _, query = postgres.dsn.partition("?")
-    return f"{base.rsplit('/', 1)[0]}/{name}?{query}"
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A PostgreSQL with a migrated template database; fsync on, as in production."""
+    """A PostgreSQL with fsync on, as in production."""
     server = Postgres(tmp_path_factory.mktemp("postgres"))
     server.start()
-    try:
-        asyncio.run(_create_template(server))
-        yield server
-    finally:
-        server.stop()
-
-
-async def _create_template(server: Postgres) -> None:
-    await _execute(server.dsn, f"CREATE DATABASE {TEMPLATE}")
-    await migrate(database_dsn(server, TEMPLATE))
-
-
-async def _execute(dsn: str, statement: str) -> None:
-    connection = await asyncpg.connect(dsn, timeout=10)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
+    yield server
+    server.stop()
 
 
 @pytest.fixture
-async def dsn(postgres: Postgres) -> AsyncIterator[str]:
-    """A migrated database of the test's own."""
-    name = f"test_{next(_numbers)}"
-    await _execute(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-    yield database_dsn(postgres, name)
-    await _execute(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+async def dsn(postgres: Postgres) -> str:
+    """A migrated schema of the test's own."""
+    schema = f"test_{next(_numbers)}"
+    connection = await asyncpg.connect(postgres.dsn, timeout=10)
+    await connection.execute(f"CREATE SCHEMA {schema}")
+    await connection.close()
+    own = f"{postgres.dsn}&search_path={schema}"
+    await migrate(own)
+    return own
 
 
 @pytest.fixture

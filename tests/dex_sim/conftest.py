@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +33,6 @@ from engine.v1 import (
 )
 
 PATIENCE_SECONDS = 20
-FEE_LAMPORTS = 5000 + 100  # a signature, and 100_000 units at 1000 micro-lamports
 
 TEN_SOL = 10 * 10**9
 
@@ -66,7 +65,7 @@ class Desk:
         return sim_pb2.FundWalletRequest(wallet=self.wallet, mint=mint, amount=amount)
 
     async def fund(self, mint: str, amount: int) -> None:
-        await self.control.FundWallet(self.gift(mint, str(amount)), wait_for_ready=True)
+        await self.control.FundWallet(self.gift(mint, str(amount)))
 
     async def quote(
         self, venue: str, amount_in: int, mint_in: str = SOL.mint, mint_out: str = USDC.mint
@@ -194,18 +193,26 @@ def quick(directory: Path, **changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def desk_at(chain_address: str, venue_addresses: Mapping[str, str]) -> AsyncIterator[Desk]:
-    """A desk whose wallet holds ten SOL and as much for fees."""
+async def connect(chain_address: str, venue_addresses: Mapping[str, str]) -> AsyncIterator[Desk]:
+    """A desk with a new wallet; its calls wait until the simulator listens."""
+    options = [("grpc.service_config", '{"methodConfig": [{"name": [{}], "waitForReady": true}]}')]
     async with AsyncExitStack() as opened:
-        chain = await opened.enter_async_context(grpc.aio.insecure_channel(chain_address))
-        venues = {
-            venue: await opened.enter_async_context(grpc.aio.insecure_channel(address))
-            for venue, address in venue_addresses.items()
-        }
-        desk = Desk(chain, venues)
-        await desk.fund(SOL.mint, TEN_SOL)
-        await desk.fund("", TEN_SOL)
-        yield desk
+
+        async def channel(address: str) -> grpc.aio.Channel:
+            return await opened.enter_async_context(
+                grpc.aio.insecure_channel(address, options=options)
+            )
+
+        venues = {venue: await channel(address) for venue, address in venue_addresses.items()}
+        yield Desk(await channel(chain_address), venues)
+
+
+DeskAt = Callable[[str, Mapping[str, str]], AbstractAsyncContextManager[Desk]]
+
+
+@pytest.fixture
+def desk_at() -> DeskAt:
+    return connect
 
 
 class OpenDesk:
@@ -213,26 +220,35 @@ class OpenDesk:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._opened = AsyncExitStack()
+        self._simulators = AsyncExitStack()
+        self._desks = AsyncExitStack()
 
     async def __call__(self, **changes: Any) -> Desk:
-        """A desk at a simulator with some settings changed."""
-        simulator = await self._opened.enter_async_context(
+        """A desk at a simulator with some settings changed; it has ten SOL to trade and to pay
+        fees with."""
+        simulator = await self._simulators.enter_async_context(
             open_simulator(quick(self._directory, **changes))
         )
-        return await self._opened.enter_async_context(
-            desk_at(simulator.chain_address, simulator.venue_addresses)
+        desk = await self._desks.enter_async_context(
+            connect(simulator.chain_address, simulator.venue_addresses)
         )
+        await desk.fund(SOL.mint, TEN_SOL)
+        await desk.fund("", TEN_SOL)
+        return desk
 
-    async def close_all(self) -> None:
-        await self._opened.aclose()
+    async def stop_simulators(self) -> None:
+        await self._simulators.aclose()
+
+    async def close(self) -> None:
+        await self._desks.aclose()
+        await self._simulators.aclose()
 
 
 @pytest.fixture
 async def open_desk(tmp_path: Path) -> AsyncIterator[OpenDesk]:
     opener = OpenDesk(tmp_path)
     yield opener
-    await opener.close_all()
+    await opener.close()
 
 
 @pytest.fixture

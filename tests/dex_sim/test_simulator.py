@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from google.protobuf.message import Message
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from solders.signature import Signature
@@ -411,7 +410,7 @@ async def test_a_venue_builds_nothing_for_another_venues_pool_or_a_bad_wallet(de
 
 
 async def test_too_many_items_in_one_call_are_refused(desk: Desk) -> None:
-    request: Message = venue_pb2.QuoteRequest(queries=[venue_pb2.QuoteQuery()] * 501)
+    request = venue_pb2.QuoteRequest(queries=[venue_pb2.QuoteQuery()] * 501)
 
     with pytest.raises(grpc.aio.AioRpcError, match="at most 500") as refused:
         await desk.venues["raydium"].Quote(request)
@@ -444,7 +443,7 @@ async def test_stopping_ends_open_watches_at_once(open_desk: OpenDesk) -> None:
     await anext(watch)
 
     async with asyncio.timeout(2):
-        await open_desk.close_all()
+        await open_desk.stop_simulators()
 
     with pytest.raises(grpc.aio.AioRpcError) as ended:
         await anext(watch)

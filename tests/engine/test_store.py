@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
 
 import asyncpg
 import pytest
 
-from engine.errors import StaleOrder, StoreUnavailable
-from engine.lifecycle import EventType, Status
+from engine.errors import StaleOrder, StartupError, StoreUnavailable
+from engine.lifecycle import FINAL, EventType, Status
+from engine.migrate import migrate
 from engine.order import Order, Resolution
 from engine.store import Store, open_store
 from engine.token import MAX_AMOUNT
@@ -19,35 +20,303 @@ from oee.postgres import Postgres
 from tests import builders
 
 
-async def _stored(store: Store, status: Status, client_order_id: str | None = None) -> Order:
-    order = (await store.add(builders.new_order(client_order_id))).order
-    for transition in builders.steps(order, status):
-        order = (await store.save(transition)).order
-    return order
+async def stored(store: Store, status: Status, order: Order | None = None) -> Order:
+    """An order that was led to `status` in the database."""
+    found = (await store.add(order or builders.new_order())).order
+    for transition in builders.steps(found, status):
+        found = (await store.save(transition)).order
+    return found
 
 
-async def _read(store: Store, order: Order) -> Order:
+async def read(store: Store, order: Order) -> Order:
     found = await store.get(order.order_id)
     assert found is not None
     return found
 
 
+def facts(order: Order) -> Order:
+    """The order without when it was read."""
+    return replace(order, read_time=None, backoff=None)
+
+
 @pytest.mark.parametrize("status", list(Status))
-async def test_an_order_in_any_status_is_read_as_it_was_stored(
+async def test_an_order_in_any_status_is_read_as_it_was_written(
     store: Store, status: Status
 ) -> None:
-    order = await _stored(store, status, "key-1")
+    order = await stored(store, status, builders.new_order("key-1"))
 
-    found = await _read(store, order)
-    assert replace(found, read_time=None, backoff=None) == replace(
-        order, read_time=None, backoff=None
+    assert facts(await read(store, order)) == facts(order)
+    by_key = await store.get_by_client_order_id("default", "key-1")
+    assert by_key is not None
+    assert facts(by_key) == facts(order)
+    [listed] = await store.list_orders("default", limit=10)
+    assert facts(listed) == facts(order)
+    assert (order.complete_time is not None) == (status in FINAL)
+
+
+async def test_every_fact_of_a_request_survives(store: Store) -> None:
+    order = builders.new_order(
+        amount_in=MAX_AMOUNT,
+        slippage_bps=None,
+        min_amount_out=MAX_AMOUNT,
+        venues=("meteora", "raydium"),
+        expire_time=datetime(2199, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
     )
-    assert await store.get_by_client_order_id("default", "key-1") == replace(
-        order, read_time=(await _read_key(store)).read_time, backoff=None
-    ) or found.status is status
+
+    await store.add(order)
+
+    assert (await read(store, order)).request == order.request
 
 
-async def _read_key(store: Store) -> Order:
-    found = await store.get_by_client_order_id("default", "key-1")
-    assert found is not None
-    return found
+async def test_events_carry_their_facts_and_number_the_versions(store: Store) -> None:
+    order = (await store.add(builders.new_order())).order
+    steps = builders.steps(order, Status.CONFIRMED)
+    written = [(await store.save(transition)).event for transition in steps]
+
+    first, *events = await store.events([(order.order_id, 0)], 100)
+
+    assert first.type is EventType.ORDER_ACCEPTED
+    assert [event.sequence for event in events] == [2, 3, 4, 5, 6]
+    unsigned = [
+        replace(e, detail=replace(e.detail, attempt=replace(e.detail.attempt, transaction=b"")))
+        if e.detail.attempt
+        else e
+        for e in written
+    ]
+    assert events == unsigned
+    assert await store.events([(order.order_id, 4)], 100) == events[3:]
+
+
+async def test_a_version_that_was_overtaken_changes_nothing(store: Store) -> None:
+    order = await stored(store, Status.ROUTING)
+    await store.save(order.fail(builders.FAILURE))
+
+    with pytest.raises(StaleOrder):
+        await store.save(order.choose_route(builders.decision()))
+
+    assert (await read(store, order)).status is Status.FAILED
+    assert len(await store.events([(order.order_id, 0)], 100)) == 3
+
+
+async def test_of_many_racing_writers_one_moves_each_version(store: Store, dsn: str) -> None:
+    orders = [await stored(store, Status.PENDING) for _ in range(20)]
+    async with open_store(dsn) as other:
+        writers = [store, other] * 4
+        outcomes = await asyncio.gather(
+            *(writer.save(order.start_routing()) for order in orders for writer in writers),
+            return_exceptions=True,
+        )
+
+    won = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    assert len(won) == len(orders)
+    assert {type(o) for o in outcomes if isinstance(o, BaseException)} == {StaleOrder}
+    events = await store.events([(order.order_id, 0) for order in orders], 1000)
+    assert [event.sequence for event in events] == [1, 2] * len(orders)
+
+
+async def test_twenty_simultaneous_adds_with_one_key_make_one_order(store: Store, dsn: str) -> None:
+    async with open_store(dsn) as other:
+        added = await asyncio.gather(
+            *(
+                writer.add(builders.new_order("the-key"))
+                for writer in [store, other]
+                for _ in range(10)
+            )
+        )
+
+    assert len({answer.order.order_id for answer in added}) == 1
+    assert sum(answer.event is not None for answer in added) == 1
+    assert len(await store.list_orders("default", limit=100)) == 1
+
+
+async def test_orders_without_a_key_never_meet(store: Store) -> None:
+    added = await asyncio.gather(*(store.add(builders.new_order()) for _ in range(10)))
+
+    assert len({answer.order.order_id for answer in added}) == 10
+
+
+async def test_a_row_that_the_database_refuses_fails_alone_in_its_batch(store: Store) -> None:
+    good = [builders.new_order() for _ in range(20)]
+    bad = builders.new_order(token_in="a mint that the token table does not have")
+
+    outcomes = await asyncio.gather(
+        *(store.add(order) for order in [*good[:10], bad, *good[10:]]), return_exceptions=True
+    )
+
+    assert isinstance(outcomes.pop(10), asyncpg.ForeignKeyViolationError)
+    assert all(not isinstance(outcome, BaseException) for outcome in outcomes)
+    assert len(await store.list_orders("default", limit=100)) == 20
+
+
+async def test_a_second_live_attempt_cannot_be_stored(store: Store) -> None:
+    order = await stored(store, Status.SUBMITTED)
+    # As a writer would that never saw the first attempt.
+    mistaken = replace(order, attempts=(), status=Status.BUILDING)
+    transition = mistaken.sign(replace(builders.attempt(order), number=2))
+
+    with pytest.raises(asyncpg.UniqueViolationError, match="one_live_attempt"):
+        await store.save(transition)
+
+    assert [attempt.number for attempt in (await read(store, order)).attempts] == [1]
+
+
+async def test_a_resolved_attempt_keeps_its_resolution_and_evidence(store: Store) -> None:
+    order = await stored(store, Status.SUBMITTED)
+
+    order = (
+        await store.save(
+            order.resolve(Resolution.LANDED_WITH_ERROR, builders.EVIDENCE, builders.FAILURE)
+        )
+    ).order
+
+    [attempt] = (await read(store, order)).attempts
+    assert (attempt.resolution, attempt.evidence) == (
+        Resolution.LANDED_WITH_ERROR,
+        builders.EVIDENCE,
+    )
+    assert order.backing_off
+
+
+async def test_nothing_is_signed_after_expire_time_by_the_databases_clock(store: Store) -> None:
+    order = await stored(store, Status.BUILDING)
+    await execute(store, "UPDATE orders SET expire_time = now()")
+
+    with pytest.raises(StaleOrder):
+        await store.save(order.sign(builders.attempt(order)))
+
+    assert (await read(store, order)).past_expiry
+
+
+async def test_what_is_due_is_claimed_by_one_and_backs_off(store: Store, dsn: str) -> None:
+    order = await stored(store, Status.ROUTING)
+    assert await store.claim_to_offer(10) == []
+    await execute(store, "UPDATE orders SET next_check_at = now()")
+
+    async with open_store(dsn) as other:
+        claims = await asyncio.gather(*(s.claim_to_offer(10) for s in [store, other] * 5))
+
+    assert [facts(claimed) for claim in claims for claimed in claim] == [facts(order)]
+
+
+async def test_a_settled_order_is_never_due_and_an_unsettled_one_is(store: Store) -> None:
+    settled = await stored(store, Status.FAILED)
+    confirmed = await stored(store, Status.CONFIRMED)
+    await execute(store, "UPDATE orders SET next_check_at = now() WHERE NOT settled")
+
+    due = [*await store.claim_to_offer(10), *await store.claim_to_settle(10)]
+
+    assert [order.order_id for order in due] == [confirmed.order_id]
+    assert (await read(store, settled)).settled
+
+
+async def test_lists_filter_and_page_by_id(store: Store) -> None:
+    orders = [await stored(store, status) for status in Status]
+    newest_first = [order.order_id for order in reversed(orders)]
+
+    page = await store.list_orders("default", before=newest_first[2], limit=3)
+    assert [order.order_id for order in page] == newest_first[3:6]
+    [failed] = await store.list_orders("default", statuses=[Status.FAILED], limit=10)
+    assert failed.status is Status.FAILED
+    assert await store.list_orders("somebody else", limit=10) == []
+    assert len(await store.list_orders("default", token=builders.USDC, limit=100)) == 8
+    assert await store.list_orders("default", token="another", limit=100) == []
+    routed = await store.list_orders("default", venue="raydium", limit=100)
+    assert {order.status for order in routed} == {
+        Status.BUILDING,
+        Status.SUBMITTED,
+        Status.CONFIRMED,
+    }
+
+
+IMPOSSIBLE = {
+    "a floor that moved": "min_amount_out = min_amount_out + 1",
+    "a floor taken away": "min_amount_out = NULL",
+    "a fill below the floor": "amount_out = min_amount_out - 1",
+    "confirmed without a fill": "amount_out = NULL",
+    "a fill by halves": "fill_slot = NULL",
+    "a fill on an order that failed": "status = 'failed', error_reason = 'X', error_message = 'x'",
+    "an unknown status": "status = 'done'",
+    "settled though not final": "status = 'submitted', settled = true, next_check_at = NULL",
+    "unsettled and never looked at": "next_check_at = NULL",
+    "settled and looked at": "settled = true",
+    "final without its time": "complete_time = NULL",
+    "a route by halves": "pool = NULL",
+    "an order without a sequence": "sequence = 0",
+    "a fourth retry": "retries = 4",
+    "one token on both sides": "token_out = token_in",
+    "two price protections": "requested_min_amount_out = 1",
+    "no price protection": "slippage_bps = NULL",
+    "nothing to pay": "amount_in = 0",
+    "more than the chain can hold": "amount_in = 18446744073709551616",
+    "a malformed key": "client_order_id = 'a b'",
+    "an error without words": "error_reason = 'X'",
+}
+
+
+@pytest.mark.parametrize("change", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+async def test_the_schema_refuses_impossible_rows(store: Store, change: str) -> None:
+    await stored(store, Status.CONFIRMED)
+
+    with pytest.raises((asyncpg.CheckViolationError, asyncpg.NumericValueOutOfRangeError)):
+        await execute(store, f"UPDATE orders SET {change}")
+
+
+@pytest.mark.parametrize(
+    "status", ["failed", "cancelled", "expired"], ids=lambda status: f"unsettled {status}"
+)
+async def test_an_order_that_ended_without_a_swap_is_settled(store: Store, status: str) -> None:
+    await stored(store, Status.PENDING)
+
+    with pytest.raises(asyncpg.CheckViolationError, match="ended_without_a_swap_is_settled"):
+        await execute(
+            store,
+            f"UPDATE orders SET status = '{status}', complete_time = now(), "
+            "error_reason = 'X', error_message = 'x'",
+        )
+
+
+async def test_an_attempt_is_resolved_on_evidence_or_not_at_all(store: Store) -> None:
+    await stored(store, Status.SUBMITTED)
+
+    with pytest.raises(asyncpg.CheckViolationError, match="resolved_on_evidence"):
+        await execute(store, "UPDATE attempts SET resolution = 'landed'")
+
+
+async def test_a_database_that_goes_away_and_returns_is_used_again(tmp_path: Path) -> None:
+    server = Postgres(tmp_path)
+    await asyncio.to_thread(server.start)
+    try:
+        await migrate(server.dsn)
+        async with open_store(server.dsn) as store:
+            order = await stored(store, Status.ROUTING)
+            await asyncio.to_thread(server.kill)
+            with pytest.raises(StoreUnavailable):
+                await store.add(builders.new_order())
+            with pytest.raises(StoreUnavailable):
+                await store.save(order.fail(builders.FAILURE))
+            await asyncio.to_thread(server.start)
+
+            assert facts(await read(store, order)) == facts(order)
+            await store.save(order.fail(builders.FAILURE))
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def test_a_server_that_would_lose_commits_is_refused(dsn: str) -> None:
+    with pytest.raises(StartupError, match="synchronous_commit"):
+        async with open_store(f"{dsn}&synchronous_commit=off"):
+            pass
+
+
+async def execute(store: Store, statement: str) -> None:
+    """Plain SQL beside the store's own, as an operator or a bug would."""
+    async with store._pool.acquire(timeout=5) as connection:
+        await connection.execute(statement)
+
+
+def test_times_of_the_next_look_suit_the_work() -> None:
+    """A look that comes before the work can be done would only make duplicates."""
+    from engine import statements, venue
+
+    assert statements.CHECK_AFTER[Status.ROUTING] > timedelta(seconds=2)
+    assert statements.CHECK_AFTER[Status.BUILDING] >= timedelta(seconds=venue.BUILD_SECONDS)

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -305,6 +306,11 @@ async def run(home: Path) -> AsyncIterator[Callable[..., Awaitable[Process]]]:
         await process.communicate()
 
 
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.005)
+
+
 async def until_printed(process: Process, word: bytes) -> bytes:
     assert process.stdout is not None
     printed = b""
@@ -349,19 +355,23 @@ async def test_a_signal_drains_everything_and_exits_0(
     assert [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
 
 
+@pytest.mark.parametrize("moment", ["postgres/data.new", "nats/jetstream", "run/gateway.json"])
 async def test_a_signal_during_the_start_leaves_nothing(
-    make: Callable[..., Stack], run: Callable[..., Awaitable[Process]]
+    run: Callable[..., Awaitable[Process]], home: Path, moment: str
 ) -> None:
     process = await run(UP, Ports.free())
-    await until_printed(process, b"migrate")
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await asyncio.to_thread(wait_for, home / "data" / moment)
+    children = psutil.Process(process.pid).children(recursive=True)
 
     process.terminate()
     async with asyncio.timeout(DEADLINE_SECONDS):
         _, errors = await process.communicate()
 
     assert process.returncode == 0, errors
-    async with make():
-        pass
+    assert [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert list((home / "data").rglob("*.pid.json")) == []
+    assert list((home / "data" / "run").iterdir()) == []
 
 
 async def test_a_second_up_says_so_in_one_line_and_exits_2(

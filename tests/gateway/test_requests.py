@@ -1,0 +1,315 @@
+"""What the gateway refuses at its door, over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from engine.migrate import migrate
+from engine.v1 import orders_pb2 as pb
+from oee.postgres import Postgres
+from tests import builders
+from tests.gateway.running import UNREACHABLE, Gateway, refusal, running, swap, violations
+
+# Every request here is refused, so one gateway serves them all.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TOKENS = "choose from BONK, JUP, RAY, SOL, USDC, USDT"
+SHAPE = 'write plain decimal digits such as "1.5", without sign, exponent or spaces'
+KEY = "must be 1 to 64 of [A-Za-z0-9_.:-]"
+YEARS = "is not a time: it must lie in years 1 to 9999, with 0 to 999999999 ns"
+NOT_A_PAGE = "is not a page token: pass on next_page_token unchanged"
+NOT_AN_ID = "is not an order id: it is a UUID, as SubmitOrder returned it"
+AN_ID = "0198c0de-0000-7000-8000-000000000000"
+YEAR_10000 = Timestamp(seconds=253_402_300_800)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def dsn(postgres: Postgres) -> str:
+    server = await asyncpg.connect(postgres.dsn)
+    await server.execute("CREATE SCHEMA refused")
+    await server.close()
+    own = f"{postgres.dsn}&search_path=refused"
+    await migrate(own)
+    return own
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(dsn: str) -> AsyncIterator[Gateway]:
+    async with running(dsn, f"nats://{UNREACHABLE}") as started:
+        yield started
+
+
+async def _nothing_is_stored(gateway: Gateway) -> bool:
+    return not (await gateway.client.ListOrders(pb.ListOrdersRequest())).orders
+
+
+SIGNS = ["-1.5", "+1", "NaN", "Infinity", "1e5", "0x1", "1_000"]
+SPACES = [" 1", "1 ", "1\n", "1,5", "1.", ".5", "\x00"]
+NOT_AMOUNTS = [*SIGNS, *SPACES, "１", "٣", "9" * 21]
+
+SWAPS: list[Any] = [
+    pytest.param({"token_in": "DOGE"}, "token_in", f"'DOGE' is not a known token: {TOKENS}"),
+    pytest.param({"token_in": "sol"}, "token_in", f"'sol' is not a known token: {TOKENS}"),
+    pytest.param(
+        {"token_in": ""}, "token_in", "is missing: name a token by symbol or mint address"
+    ),
+    pytest.param({"token_out": "x" * 90}, "token_out", f"'{'x' * 77}...' is not a known token"),
+    pytest.param({"token_out": "SOL"}, "token_out", "SOL is also token_in: name another token"),
+    pytest.param(
+        {"token_out": builders.SOL}, "token_out", "SOL is also token_in: name another token"
+    ),
+    pytest.param({"amount_in": ""}, "amount_in", "is missing: give an amount in whole tokens"),
+    pytest.param({"amount_in": "0"}, "amount_in", "'0' is zero: it must be at least 0.000000001"),
+    pytest.param({"amount_in": "0.000"}, "amount_in", "'0.000' is zero: it must be at least"),
+    *(
+        pytest.param({"amount_in": text}, "amount_in", f"{text!r} is not an amount: {SHAPE}")
+        for text in NOT_AMOUNTS
+    ),
+    pytest.param(
+        {"amount_in": "0.0000000001"},
+        "amount_in",
+        "'0.0000000001' has 10 decimal places: SOL has 9",
+    ),
+    pytest.param(
+        {"amount_in": "18446744073.709551616"},
+        "amount_in",
+        "'18446744073.709551616' is too large: at most 18446744073.709551615 SOL",
+    ),
+    pytest.param(
+        {"min_amount_out": "0.0000001"}, "min_amount_out", "has 7 decimal places: USDC has 6"
+    ),
+    pytest.param({"min_amount_out": "0"}, "min_amount_out", "'0' is zero"),
+    pytest.param(
+        {"min_amount_out": "18446744073709.551616"},
+        "min_amount_out",
+        "at most 18446744073709.551615 USDC",
+    ),
+    pytest.param({"slippage_bps": 5001}, "slippage_bps", "5001 must be 0 to 5000 basis points"),
+    pytest.param({"slippage_bps": 2**32 - 1}, "slippage_bps", "4294967295 must be 0 to 5000"),
+    pytest.param(
+        {"slippage_bps": 100, "min_amount_out": "200"},
+        "slippage_bps",
+        "100 cannot stand beside min_amount_out: give one of them",
+    ),
+    pytest.param(
+        {"slippage_bps": 0, "min_amount_out": "200"},
+        "slippage_bps",
+        "0 cannot stand beside min_amount_out: give one of them",
+    ),
+    pytest.param(
+        {"venues": ["raydium", "orca", "phoenix"]},
+        "venues",
+        "'orca, phoenix' is not known: choose from meteora, raydium",
+    ),
+    pytest.param({"venues": [""]}, "venues", "'' is not known: choose from meteora, raydium"),
+]
+
+SUBMITS: list[Any] = [
+    *SWAPS,
+    pytest.param({"order_type": 2}, "order_type", "2 is not offered: use ORDER_TYPE_MARKET"),
+    pytest.param({"order_type": 9999}, "order_type", "9999 is not offered: use ORDER_TYPE_MARKET"),
+    pytest.param({"order_type": -1}, "order_type", "-1 is not offered: use ORDER_TYPE_MARKET"),
+    *(
+        pytest.param({"client_order_id": key}, "client_order_id", f"{key!r} {KEY}")
+        for key in ("a b", "a/b", "é", "a\n", "\x00", "a" * 65, "ａ")
+    ),
+    pytest.param({"expire_time": YEAR_10000}, "expire_time", f"253402300800 s and 0 ns {YEARS}"),
+    pytest.param({"expire_time": Timestamp(seconds=-62_135_596_801)}, "expire_time", YEARS),
+    pytest.param({"expire_time": Timestamp(nanos=-1)}, "expire_time", "0 s and -1 ns"),
+    pytest.param(
+        {"expire_time": Timestamp(seconds=4_000_000_000, nanos=2_000_000_000)},
+        "expire_time",
+        "4000000000 s and 2000000000 ns",
+    ),
+    pytest.param({"expire_time": Timestamp(seconds=1)}, "expire_time", "has passed"),
+    pytest.param(
+        {"expire_time": Timestamp(seconds=1), "validate_only": True}, "expire_time", "has passed"
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "field", "description"), SUBMITS)
+async def test_a_malformed_order_is_refused_by_field_value_and_remedy(
+    gateway: Gateway, fields: dict[str, Any], field: str, description: str
+) -> None:
+    request = swap(**({"client_order_id": "refused"} | fields))
+
+    [(named, why)] = violations(await refusal(gateway.client.SubmitOrder(request)))
+    assert (named, description in why) == (field, True), why
+    assert await _nothing_is_stored(gateway)
+
+
+@pytest.mark.parametrize(("fields", "field", "description"), SWAPS)
+async def test_a_preview_is_held_to_the_same_rules_as_an_order(
+    gateway: Gateway, fields: dict[str, Any], field: str, description: str
+) -> None:
+    facts = {"token_in": "SOL", "token_out": "USDC", "amount_in": "1.5"} | fields
+
+    request = pb.PreviewOrderRequest(**facts)
+    [(named, why)] = violations(await refusal(gateway.client.PreviewOrder(request)))
+    assert (named, description in why) == (field, True), why
+
+
+async def test_everything_wrong_with_an_order_is_told_at_once(gateway: Gateway) -> None:
+    request = pb.SubmitOrderRequest(
+        client_order_id="a b",
+        order_type=7,  # type: ignore[arg-type]
+        token_in="DOGE",
+        token_out="SHIB",
+        amount_in="1e5",
+        slippage_bps=6000,
+        min_amount_out="NaN",
+        venues=["orca"],
+        expire_time=YEAR_10000,
+    )
+
+    named = [field for field, _ in violations(await refusal(gateway.client.SubmitOrder(request)))]
+    assert sorted(named) == [
+        "amount_in",
+        "client_order_id",
+        "expire_time",
+        "min_amount_out",
+        "order_type",
+        "slippage_bps",  # beside min_amount_out
+        "slippage_bps",  # too much
+        "token_in",
+        "token_out",
+        "venues",
+    ]
+    assert await _nothing_is_stored(gateway)
+
+
+async def test_a_refusal_fits_into_trailers_however_long_the_wrong_values_are(
+    gateway: Gateway,
+) -> None:
+    long = "\N{PILE OF POO}" * 10_000
+    request = pb.SubmitOrderRequest(
+        client_order_id=long,
+        token_in=long,
+        token_out=long,
+        amount_in=long,
+        min_amount_out=long,
+        venues=[long] * 10,
+    )
+
+    named = [field for field, _ in violations(await refusal(gateway.client.SubmitOrder(request)))]
+    assert len(named) == 6
+
+
+IDS: list[Any] = [
+    pytest.param({}, "order_id", "is missing: set order_id or client_order_id"),
+    pytest.param({"order_id": ""}, "order_id", f"'' {NOT_AN_ID}"),
+    pytest.param({"order_id": "7"}, "order_id", f"'7' {NOT_AN_ID}"),
+    pytest.param({"order_id": AN_ID.replace("-", "")}, "order_id", NOT_AN_ID),
+    pytest.param({"order_id": f"{{{AN_ID}}}"}, "order_id", NOT_AN_ID),
+    pytest.param({"order_id": f"{AN_ID}\n"}, "order_id", NOT_AN_ID),
+    pytest.param({"client_order_id": ""}, "client_order_id", f"'' {KEY}"),
+    pytest.param({"client_order_id": "a b"}, "client_order_id", f"'a b' {KEY}"),
+    pytest.param({"client_order_id": "\x00"}, "client_order_id", KEY),
+]
+
+
+@pytest.mark.parametrize(("fields", "field", "description"), IDS)
+async def test_a_malformed_id_is_refused_wherever_an_order_is_named(
+    gateway: Gateway, fields: dict[str, Any], field: str, description: str
+) -> None:
+    client = gateway.client
+    calls = [
+        client.GetOrder(pb.GetOrderRequest(**fields)),
+        client.CancelOrder(pb.CancelOrderRequest(**fields)),
+        client.ListOrderEvents(pb.ListOrderEventsRequest(**fields)),
+        anext(aiter(client.WatchOrder(pb.WatchOrderRequest(**fields)))),
+    ]
+
+    for call in calls:
+        [(named, why)] = violations(await refusal(call))
+        assert (named, description in why) == (field, True), why
+
+
+@pytest.mark.parametrize(
+    ("interval", "shown"),
+    [
+        (Duration(), "0s"),
+        (Duration(seconds=-5), "-5s"),
+        (Duration(nanos=999_000_000), "0.999s"),
+        (Duration(seconds=60, nanos=1_000_000), "60.001s"),
+        (Duration(seconds=315_576_000_000), "3.15576e+11s"),
+    ],
+)
+async def test_a_heartbeat_too_short_or_too_long_is_refused_with_the_rest(
+    gateway: Gateway, interval: Duration, shown: str
+) -> None:
+    request = pb.WatchOrderRequest(order_id="7", heartbeat_interval=interval)
+
+    found = violations(await refusal(anext(aiter(gateway.client.WatchOrder(request)))))
+    assert found == [
+        ("order_id", f"'7' {NOT_AN_ID}"),
+        ("heartbeat_interval", f"{shown} must be 1s to 60s"),
+    ]
+
+
+NOT_BASE64 = ["x", "====", "!!!!", "é", "Mw", "Mw==!", "Mx==", "//8="]
+# A negative number, a fraction, ten digits, half an id, and "3\n".
+NOT_PLACES = ["LTE=", "MS41", "MTAwMDAwMDAwMA==", "MDE5OGMwZGU=", "Mwo="]
+
+
+@pytest.mark.parametrize("token", [*NOT_BASE64, *NOT_PLACES])
+async def test_a_page_token_that_was_not_handed_out_is_refused_by_every_list(
+    gateway: Gateway, token: str
+) -> None:
+    client = gateway.client
+    calls = [
+        client.ListOrders(pb.ListOrdersRequest(page_token=token)),
+        client.ListTokens(pb.ListTokensRequest(page_token=token)),
+        client.ListOrderEvents(pb.ListOrderEventsRequest(order_id=AN_ID, page_token=token)),
+    ]
+
+    for call in calls:
+        assert violations(await refusal(call)) == [("page_token", f"{token!r} {NOT_A_PAGE}")]
+
+
+@pytest.mark.parametrize("size", [-1, 1001, 2**31 - 1, -(2**31)])
+async def test_a_page_size_out_of_range_is_refused_with_the_rest(
+    gateway: Gateway, size: int
+) -> None:
+    client = gateway.client
+    calls = [
+        client.ListOrders(pb.ListOrdersRequest(page_size=size, page_token="x")),
+        client.ListTokens(pb.ListTokensRequest(page_size=size, page_token="x")),
+        client.ListOrderEvents(
+            pb.ListOrderEventsRequest(order_id=AN_ID, page_size=size, page_token="x")
+        ),
+    ]
+
+    for call in calls:
+        assert violations(await refusal(call)) == [
+            ("page_size", f"{size} must be 1 to 1000, or left out"),
+            ("page_token", f"'x' {NOT_A_PAGE}"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "description"),
+    [
+        ({"statuses": [0]}, "statuses", "0 is not a status an order can have"),
+        ({"statuses": [1, 9]}, "statuses", "9 is not a status an order can have"),
+        ({"token": "DOGE"}, "token", f"'DOGE' is not a known token: {TOKENS}"),
+        ({"venue": "\x00"}, "venue", "'\\x00' is not a venue's name"),
+        ({"create_time_from": YEAR_10000}, "create_time_from", YEARS),
+        ({"create_time_before": YEAR_10000}, "create_time_before", YEARS),
+    ],
+)
+async def test_a_malformed_filter_is_refused(
+    gateway: Gateway, fields: dict[str, Any], field: str, description: str
+) -> None:
+    request = pb.ListOrdersRequest(**fields)
+
+    [(named, why)] = violations(await refusal(gateway.client.ListOrders(request)))
+    assert (named, description in why) == (field, True), why

@@ -1,0 +1,196 @@
+"""The whole stack as real processes, with gates in front of the venues and the chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import asyncpg
+import grpc
+import pytest
+import pytest_asyncio
+
+from engine.v1 import orders_pb2 as pb
+from engine.v1 import sim_pb2
+from engine.v1.orders_pb2_grpc import OrderServiceStub
+from engine.v1.sim_pb2_grpc import SimControlServiceStub
+from oee.ports import Ports
+from oee.stack import Stack
+from tests.system.gate import Gate, open_gate
+
+if TYPE_CHECKING:
+    from engine.v1.orders_pb2_grpc import OrderServiceAsyncStub
+
+PATIENCE_SECONDS = 45
+
+# PostgreSQL has no event for this; the loop is its own, and looks every 10 ms.
+UNTIL_BLOCKED = """
+DO $$ BEGIN
+    LOOP
+        PERFORM pg_stat_clear_snapshot();
+        EXIT WHEN EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock');
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END $$
+"""
+
+# The simulator without its delays; blockhashes live 7.5 s.
+FAST = {
+    "SLOT_MILLISECONDS": "50",
+    "CONFIRMED_AFTER_SLOTS": "2",
+    "FINALIZED_AFTER_SLOTS": "6",
+    "QUOTE_DELAY_MILLISECONDS": "0",
+    "BUILD_DELAY_MILLISECONDS": "0",
+    "CHAIN_DELAY_MILLISECONDS": "0",
+    "EXECUTION_SLIPPAGE_BPS": "10-20",
+    "DRIFT_PPM": "0",
+}
+
+
+class Engine:
+    """A running stack, and a client of it that retries as the README says."""
+
+    def __init__(self, stack: Stack, chain: Gate, venues: dict[str, Gate]) -> None:
+        self.stack = stack
+        self.chain = chain
+        self.venues = venues
+
+    def gate_of(self, method: str) -> Gate:
+        """Where calls of `method` pass; raydium for a venue's."""
+        return self.venues["raydium"] if method in ("Quote", "BuildSwap") else self.chain
+
+    async def submit(self, **fields: Any) -> pb.Order:
+        """Submit until it is accepted, always with the same key."""
+        facts = {
+            "client_order_id": f"test-{uuid4()}",
+            "token_in": "SOL",
+            "token_out": "USDC",
+            "amount_in": "1.5",
+        }
+        request = pb.SubmitOrderRequest(**(facts | fields))
+        async with asyncio.timeout(PATIENCE_SECONDS), self.client() as client:
+            while True:
+                try:
+                    return (await client.SubmitOrder(request, timeout=5, wait_for_ready=True)).order
+                except grpc.aio.AioRpcError as error:
+                    _raise_unless_transient(error)
+
+    async def watch(
+        self, order: pb.Order, *, after: int = 0, until_settled: bool = True
+    ) -> list[pb.OrderEvent]:
+        """Every event after `after` until the end, resuming whenever the stream breaks."""
+        events: list[pb.OrderEvent] = []
+        async with asyncio.timeout(PATIENCE_SECONDS), self.client() as client:
+            while True:
+                request = pb.WatchOrderRequest(
+                    order_id=order.order_id,
+                    after_sequence=events[-1].sequence if events else after,
+                    until_settled=until_settled,
+                )
+                try:
+                    async for response in client.WatchOrder(request, wait_for_ready=True):
+                        if response.HasField("event"):
+                            events.append(response.event)
+                except grpc.aio.AioRpcError as error:
+                    _raise_unless_transient(error)
+                else:
+                    return events
+
+    async def order(self, order: pb.Order) -> pb.Order:
+        """The order as it is now."""
+        async with self.client() as client:
+            request = pb.GetOrderRequest(order_id=order.order_id)
+            return (await client.GetOrder(request, timeout=10, wait_for_ready=True)).order
+
+    async def swaps(self) -> list[sim_pb2.LandedSwap]:
+        """The simulator's ledger: what really happened."""
+        async with _channel(self.stack.chain_address) as channel:
+            response = await SimControlServiceStub(channel).ListSwaps(
+                sim_pb2.ListSwapsRequest(limit=10_000), timeout=10, wait_for_ready=True
+            )
+            return list(response.swaps)
+
+    async def swaps_of(self, order: pb.Order) -> list[sim_pb2.LandedSwap]:
+        return [s for s in await self.swaps() if s.memo.split(":")[1] == order.order_id]
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[OrderServiceAsyncStub]:
+        async with _channel(self.stack.address) as channel:
+            stub: OrderServiceAsyncStub = OrderServiceStub(channel)
+            yield stub
+
+    @asynccontextmanager
+    async def locked(self, statement: str, *arguments: object) -> AsyncIterator[None]:
+        """Hold what `statement` locks in the database."""
+        connection = await asyncpg.connect(self.stack.postgres_dsn, timeout=10)
+        try:
+            async with connection.transaction():
+                await connection.execute(statement, *arguments)
+                yield
+        finally:
+            await connection.close()
+
+    async def until_blocked(self) -> None:
+        """Return once some statement of the engine waits for a lock."""
+        connection = await asyncpg.connect(self.stack.postgres_dsn, timeout=10)
+        try:
+            await connection.execute(UNTIL_BLOCKED, timeout=PATIENCE_SECONDS)
+        finally:
+            await connection.close()
+
+
+async def assert_swapped_once(engine: Engine, order: pb.Order) -> None:
+    """The order settles CONFIRMED; stream, order and ledger tell of one and the same swap."""
+    events = await engine.watch(order)
+    final = await engine.order(order)
+    [swap] = await engine.swaps_of(order)
+
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert (final.status, final.settled) == (pb.ORDER_STATUS_CONFIRMED, True)
+    assert final.tx_hash == swap.signature
+    assert events[-2].fill.tx_hash == swap.signature
+
+
+def _channel(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(
+        address, options=[("grpc.max_reconnect_backoff_ms", 200), ("grpc.enable_http_proxy", 0)]
+    )
+
+
+def _raise_unless_transient(error: grpc.aio.AioRpcError) -> None:
+    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        raise error
+
+
+@asynccontextmanager
+async def running_engine(
+    directory: Path, *, routers: int = 1, executors: int = 1
+) -> AsyncIterator[Engine]:
+    """A fast stack of its own, every call to venues and chain through a gate."""
+    ports = Ports.free()
+    async with AsyncExitStack() as opened:
+        chain = await opened.enter_async_context(open_gate(f"127.0.0.1:{ports.chain}"))
+        venues = {
+            name: await opened.enter_async_context(open_gate(f"127.0.0.1:{port}"))
+            for name, port in (("raydium", ports.raydium), ("meteora", ports.meteora))
+        }
+        addresses = {"VENUES": ",".join(f"{name}={g.address}" for name, g in venues.items())}
+        settings = {
+            "dex_sim": FAST,
+            "gateway": addresses,
+            "router": addresses,
+            "executor": addresses | {"CHAIN_ADDRESS": chain.address},
+        }
+        stack = Stack(directory, ports, routers=routers, executors=executors, settings=settings)
+        await opened.enter_async_context(stack)
+        yield Engine(stack, chain, venues)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
+    async with running_engine(tmp_path_factory.mktemp("stack")) as running:
+        yield running
