@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from typing import Any, Final
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import nats.errors
@@ -17,8 +18,11 @@ from nats.aio.subscription import Subscription
 from nats.js import api
 from nats.js.errors import BadRequestError, NotFoundError
 
+from engine.errors import StartupError
+
 logger = structlog.get_logger()
 
+SCHEMES: Final = ("nats", "tls", "ws", "wss")
 STREAM: Final = "WORK"
 CALL_SECONDS: Final = 2.0
 # Declared as whole seconds by nats-py, used as given.
@@ -89,13 +93,12 @@ class Bus:
         if not self.connected:
             return None
         assert self.client is not None
-        try:
-            stream = self.client.jetstream(timeout=CALL_SECONDS)
-            return int((await stream.consumer_info(STREAM, queue.value)).num_pending)
-        except NotFoundError:
-            await self.ensure()
-        except ABSENT:
-            return None
+        with suppress(*ABSENT):
+            try:
+                stream = self.client.jetstream(timeout=CALL_SECONDS)
+                return int((await stream.consumer_info(STREAM, queue.value)).num_pending)
+            except NotFoundError:
+                await self.ensure()
         return None
 
     async def ensure(self) -> None:
@@ -146,27 +149,47 @@ class Bus:
 
 @asynccontextmanager
 async def open_bus(url: str, name: str) -> AsyncIterator[Bus]:
-    """A bus that connects in the background, so that a service starts without NATS too."""
+    """A bus that connects in the background, so that a service starts without NATS too.
+
+    Raises StartupError when `url` is no address at all.
+    """
     bus = Bus()
-    connecting = asyncio.create_task(_connect(bus, url, name))
+    connecting = asyncio.create_task(_connect(bus, _servers(url), name))
     try:
         yield bus
     finally:
-        connecting.cancel()
-        with suppress(asyncio.CancelledError):
-            await connecting
+        while not connecting.done():
+            # More than once: wait_for() loses a cancel that meets its answer.
+            connecting.cancel()
+            await asyncio.wait({connecting}, timeout=RECONNECT_SECONDS)
+        if not connecting.cancelled():
+            connecting.result()
         if bus.client is not None:
             # Pull subscriptions make drain() hang; what is still buffered are hints.
             with suppress(*ABSENT):
                 await asyncio.wait_for(bus.client.close(), CALL_SECONDS)
 
 
-async def _connect(bus: Bus, url: str, name: str) -> None:
+def _servers(url: str) -> list[str]:
+    servers = [server.strip() for server in url.split(",")]
+    for server in servers:
+        try:
+            parts = urlsplit(server)
+            right = parts.scheme in SCHEMES and parts.hostname and parts.port != 0
+        except ValueError:
+            right = False
+        if not right:  # not repeated: it may hold a password
+            raise StartupError("NATS_URL must be nats://HOST:PORT[,nats://HOST:PORT…]")
+    return servers
+
+
+async def _connect(bus: Bus, servers: list[str], name: str) -> None:
     """Connect once; from then on the client keeps itself connected."""
     said = False
 
     async def lost() -> None:
-        logger.warning("nats connection lost; reconnecting")
+        if not client.is_closed:
+            logger.warning("nats connection lost; reconnecting")
 
     async def failed(error: Exception) -> None:
         nonlocal said
@@ -180,19 +203,23 @@ async def _connect(bus: Bus, url: str, name: str) -> None:
         await bus._connected()
 
     client = Client()
-    await client.connect(
-        [server.strip() for server in url.split(",")],
-        name=name,
-        allow_reconnect=True,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=RECONNECT_SECONDS,
-        connect_timeout=2,
-        ping_interval=5,
-        max_outstanding_pings=2,
-        drain_timeout=2,
-        error_cb=failed,
-        disconnected_cb=lost,
-        reconnected_cb=back,
-    )
+    try:
+        await client.connect(
+            servers,
+            name=name,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_SECONDS,
+            connect_timeout=2,
+            ping_interval=5,
+            max_outstanding_pings=2,
+            drain_timeout=2,
+            error_cb=failed,
+            disconnected_cb=lost,
+            reconnected_cb=back,
+        )
+    except asyncio.CancelledError:
+        await client.close()  # a greeting under way would keep its socket open
+        raise
     bus.client = client
     await back()

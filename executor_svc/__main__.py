@@ -19,11 +19,7 @@ from executor_svc.settlement import Settlement
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
-    key = wallet.load(
-        settings.wallet_key_file,
-        settings.wallet_key,
-        generate=settings.wallet_generate,
-    )
+    key = wallet.load(settings.wallet_key_file, settings.wallet_key)
     # Opened from the top, closed from the bottom: work ends before its wires do.
     async with (
         open_store(settings.postgres_dsn.get_secret_value()) as store,

@@ -21,9 +21,6 @@ class Settings(ServiceSettings):
     wallet_key: SecretStr | None = Field(
         None, description="the wallet's key itself, instead of wallet_key_file"
     )
-    wallet_generate: bool = Field(
-        False, description="true: make wallet_key_file if it is missing; for development"
-    )
     listen_address: Address = Field("127.0.0.1:50053", description="HOST:PORT for health")
     concurrency: int = Field(10, ge=1, le=10_000, description="orders in hand at once, 1–10000")
     confirm_at: Literal["confirmed", "finalized"] = Field(

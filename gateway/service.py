@@ -63,22 +63,14 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         key, wanted = requests.submit(request, self._store.tokens, self._venues)
         order = Order(uuid_utils.compat.uuid7(), ACCOUNT, key, wanted)
         if request.validate_only:
-            _require_future(wanted)
-            await self._route(wanted)
+            await self._check(order)
             return pb.SubmitOrderResponse(order=self._order(order))
         added = await self._add(order)
         if added.event is not None:
             self._later(self._relay.announce(added.order, added.event))
             self._later(self._relay.offer(added.order))
             return pb.SubmitOrderResponse(order=self._order(added.order))
-        difference = first_difference(added.order.request, wanted)
-        if difference is not None:
-            raise ClientOrderIdReused(
-                f"client_order_id {key} belongs to order {added.order.order_id}, whose "
-                f"{difference} differs; use a new key for a new order",
-                order_id=str(added.order.order_id),
-                first_difference=difference,
-            )
+        _require_same(added.order, wanted)
         return pb.SubmitOrderResponse(order=self._order(added.order), duplicate=True)
 
     async def WatchOrder(
@@ -225,13 +217,26 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             _require_future(order.request)
         except InvalidRequest:
             # A repeated request is answered as the first was, however late it is repeated.
-            earlier = order.client_order_id and await self._store.get_by_client_order_id(
-                order.account, order.client_order_id
-            )
-            if not earlier:
+            earlier = await self._earlier(order)
+            if earlier is None:
                 raise
             return Added(earlier, None)
         return await self._store.add(order)
+
+    async def _check(self, order: Order) -> None:
+        """Raise what adding the order would, or NoRoute; stores nothing."""
+        earlier = await self._earlier(order)
+        if earlier is None:
+            _require_future(order.request)
+        else:
+            _require_same(earlier, order.request)
+        await self._route(order.request)
+
+    async def _earlier(self, order: Order) -> Order | None:
+        """The order that has this order's key already, or None."""
+        if order.client_order_id is None:
+            return None
+        return await self._store.get_by_client_order_id(order.account, order.client_order_id)
 
     async def _find(self, asked: OrderId) -> Order:
         if asked.order_id is not None:
@@ -272,6 +277,17 @@ def _require_future(wanted: OrderRequest) -> None:
     if wanted.expire_time is not None and wanted.expire_time <= datetime.now(UTC):
         raise InvalidRequest(
             [Violation("expire_time", f"{wanted.expire_time:%Y-%m-%dT%H:%M:%SZ} has passed")]
+        )
+
+
+def _require_same(earlier: Order, wanted: OrderRequest) -> None:
+    difference = first_difference(earlier.request, wanted)
+    if difference is not None:
+        raise ClientOrderIdReused(
+            f"client_order_id {earlier.client_order_id} belongs to order {earlier.order_id}, "
+            f"whose {difference} differs; use a new key for a new order",
+            order_id=str(earlier.order_id),
+            first_difference=difference,
         )
 
 

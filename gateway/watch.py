@@ -109,7 +109,8 @@ class WatchHub:
         self._behind: set[Watch] = set()
         self._wake = asyncio.Event()
         self._draining = False
-        bus.on_connect(self._all_behind)
+        self._recheck_at = 0.0
+        bus.on_connect(self._recheck_now)
 
     @asynccontextmanager
     async def watch(self, order: Order, after_sequence: int) -> AsyncIterator[Watch]:
@@ -141,13 +142,12 @@ class WatchHub:
     async def follow(self) -> None:
         """Read the database for watches that are behind, until cancelled."""
         loop = asyncio.get_running_loop()
-        recheck = loop.time() + self._recheck_seconds
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0, recheck - loop.time()))
+                await asyncio.wait_for(self._wake.wait(), max(0, self._recheck_at - loop.time()))
             self._wake.clear()
-            if loop.time() >= recheck:
-                recheck = loop.time() + self._recheck_seconds * random.uniform(0.8, 1.2)
+            if loop.time() >= self._recheck_at:
+                self._recheck_at = loop.time() + self._recheck_seconds * random.uniform(0.8, 1.2)
                 self._all_behind()
                 await self._subscribe_missing()
             try:
@@ -203,6 +203,11 @@ class WatchHub:
     async def _subscribe_missing(self) -> None:
         for order_id, topic in list(self._topics.items()):
             await self._subscribe(order_id, topic)
+
+    def _recheck_now(self) -> None:
+        # NATS is back: subscriptions may be missing, and messages were.
+        self._recheck_at = 0.0
+        self._wake.set()
 
     def _all_behind(self) -> None:
         self._mark(watch for topic in self._topics.values() for watch in topic.watches)

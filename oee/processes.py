@@ -133,9 +133,7 @@ def end_leftover(path: Path, stop_signal: signal.Signals, grace_seconds: float) 
         # A paused process takes its signal only when it is resumed.
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGCONT)
-        try:
-            process.wait(grace_seconds)
-        except psutil.TimeoutExpired:
+        if not _all_end([process], grace_seconds):
             kill_tree(process.pid)
     forget(path)
     return process is not None
@@ -164,9 +162,16 @@ def kill_tree(pid: int) -> None:
     for process in doomed:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    deadline = time.monotonic() + KILL_SECONDS
-    while any(map(_is_alive, doomed)) and time.monotonic() < deadline:
+    _all_end(doomed, KILL_SECONDS)
+
+
+def _all_end(processes: Sequence[psutil.Process], within_seconds: float) -> bool:
+    deadline = time.monotonic() + within_seconds
+    while any(map(_is_alive, processes)):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(POLL_SECONDS)
+    return True
 
 
 def _is_alive(process: psutil.Process) -> bool:

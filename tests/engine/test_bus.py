@@ -8,9 +8,7 @@ message carries an id to be de-duplicated by, and every subject is made of fixed
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -18,7 +16,9 @@ from nats.aio.msg import Msg
 from nats.js import api
 
 from engine.bus import ACK_WAIT_SECONDS, STREAM, Bus, Queue, open_bus, status_subject
+from engine.errors import StartupError
 from oee.nats import Nats
+from oee.ports import free_ports
 
 ORDER = UUID("01890000-0000-7000-8000-000000000001")
 PATIENCE_SECONDS = 15
@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 15
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Ask again and again until it holds, under one timeout."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await holds():
+        while not await holds():  # noqa: ASYNC110 - asks another process
             await asyncio.sleep(0.01)
 
 
@@ -83,14 +83,14 @@ async def test_the_queues_are_work_queues_that_never_give_a_hint_up(bus: Bus) ->
 
     config = (await stream.stream_info(STREAM)).config
 
-    assert config.retention is api.RetentionPolicy.WORK_QUEUE
-    assert config.storage is api.StorageType.FILE
+    assert config.retention == api.RetentionPolicy.WORK_QUEUE
+    assert config.storage == api.StorageType.FILE
     assert config.max_msgs is not None
     assert config.max_msgs > 0
     for queue in Queue:
         consumer = (await stream.consumer_info(STREAM, queue.value)).config
         assert consumer.filter_subject == queue.subject
-        assert consumer.ack_policy is api.AckPolicy.EXPLICIT
+        assert consumer.ack_policy == api.AckPolicy.EXPLICIT
         assert consumer.ack_wait == ACK_WAIT_SECONDS
         assert consumer.max_deliver == -1
 
@@ -177,6 +177,48 @@ async def test_a_bus_whose_server_never_comes_closes_at_once(nats: Nats) -> None
     async with asyncio.timeout(PATIENCE_SECONDS):
         async with open_bus(nats.url, "never"):
             pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost",
+        "localhost:4222",
+        "http://localhost:4222",
+        "nats://",
+        "nats://localhost:port",
+        "nats://localhost:99999",
+        "nats://localhost:4222,",
+        "nats://user:secret@:4222",
+    ],
+)
+async def test_an_address_that_is_none_is_refused_at_once_and_not_repeated(url: str) -> None:
+    with pytest.raises(StartupError, match=r"^NATS_URL must be nats://HOST:PORT\[,"):
+        async with open_bus(url, "never"):
+            pass
+
+
+async def test_one_of_several_servers_is_enough(nats: Nats) -> None:
+    [dead] = free_ports(1)
+
+    async with open_bus(f"nats://127.0.0.1:{dead}, {nats.url}", "either") as bus:
+        await connected(bus)
+
+
+async def test_a_server_that_takes_the_connection_and_says_nothing_holds_nobody_up() -> None:
+    taken = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            async with open_bus(f"nats://127.0.0.1:{port}", "waits"):
+                await taken.wait()
 
 
 async def test_nothing_is_raised_while_the_server_is_away_however_much_is_said(

@@ -18,17 +18,8 @@ def test_a_key_is_read_from_its_file_or_from_the_environment(tmp_path: Path) -> 
     text = json.dumps(list(bytes(key)))
     (tmp_path / "wallet.json").write_text(text)
 
-    assert wallet.load(tmp_path / "wallet.json", None, generate=False) == key
-    assert wallet.load(None, SecretStr(text), generate=False) == key
-
-
-def test_a_generated_key_is_private_and_kept(tmp_path: Path) -> None:
-    file = tmp_path / "new" / "wallet.json"
-
-    first = wallet.load(file, None, generate=True)
-
-    assert file.stat().st_mode & 0o777 == 0o600
-    assert wallet.load(file, None, generate=True) == first
+    assert wallet.load(tmp_path / "wallet.json", None) == key
+    assert wallet.load(None, SecretStr(text)) == key
 
 
 @pytest.mark.parametrize("text", ["[1, 2, 3]", "secretsecret", '{"key": 1}', "[999]", "null"])
@@ -36,7 +27,7 @@ def test_a_malformed_key_is_refused_without_showing_it(tmp_path: Path, text: str
     (tmp_path / "wallet.json").write_text(text)
 
     with pytest.raises(StartupError, match="JSON array of 64 numbers") as caught:
-        wallet.load(tmp_path / "wallet.json", None, generate=False)
+        wallet.load(tmp_path / "wallet.json", None)
 
     assert text not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -44,6 +35,6 @@ def test_a_malformed_key_is_refused_without_showing_it(tmp_path: Path, text: str
 
 def test_a_missing_key_says_which_setting_to_give(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="WALLET_KEY_FILE is not set"):
-        wallet.load(None, None, generate=False)
+        wallet.load(None, None)
     with pytest.raises(StartupError, match="No such file"):
-        wallet.load(tmp_path / "none.json", None, generate=False)
+        wallet.load(tmp_path / "none.json", None)

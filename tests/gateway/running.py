@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 import grpc
 import pytest
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
+from nats.errors import NoRespondersError
 
+from engine.bus import Bus, status_subject
 from engine.rpc import serving
 from engine.v1 import orders_pb2 as pb
 from engine.v1 import venue_pb2, venue_pb2_grpc
@@ -58,6 +61,7 @@ async def running(
     nats_url: str,
     *,
     venues: Mapping[str, str] = NOWHERE,
+    quote_timeout_seconds: float = 2,
     recheck_seconds: float = 60,
     drain_seconds: float = 1,
 ) -> AsyncIterator[Gateway]:
@@ -72,19 +76,19 @@ async def running(
         nats_url=nats_url,  # type: ignore[arg-type]
         venues=venues,  # type: ignore[arg-type]
         listen_address=address,
-        quote_timeout_seconds=2,
+        quote_timeout_seconds=quote_timeout_seconds,
         recheck_seconds=recheck_seconds,
         drain_seconds=drain_seconds,
     )
     stop = asyncio.Event()
-    async with asyncio.TaskGroup() as service:
-        service.create_task(run(settings, stop))
-        try:
-            async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
-                await asyncio.wait_for(channel.channel_ready(), PATIENCE_SECONDS)
-                yield Gateway(address, OrderServiceStub(channel), stop)
-        finally:
-            stop.set()
+    service = asyncio.create_task(run(settings, stop))
+    try:
+        async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
+            await asyncio.wait_for(channel.channel_ready(), PATIENCE_SECONDS)
+            yield Gateway(address, OrderServiceStub(channel), stop)
+    finally:
+        stop.set()
+        await asyncio.wait_for(service, PATIENCE_SECONDS)
 
 
 def swap(client_order_id: str = "", **fields: Any) -> pb.SubmitOrderRequest:
@@ -132,6 +136,18 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not await condition():  # noqa: ASYNC110 - it is another process's condition
             await asyncio.sleep(0.01)
+
+
+async def followed(bus: Bus, order_id: str) -> bool:
+    """Whether anybody is subscribed to the order's events: NATS says at once when nobody is."""
+    assert bus.client is not None
+    try:
+        await bus.client.request(status_subject(UUID(order_id)), b"", timeout=0.05)
+    except NoRespondersError:
+        return False
+    except TimeoutError:  # somebody heard it; nobody answers there
+        return True
+    raise AssertionError("somebody answered on an order's subject")
 
 
 async def until_over(stream: AsyncIterator[T]) -> list[T]:

@@ -52,7 +52,7 @@ async def _nothing_is_stored(gateway: Gateway) -> bool:
 
 SIGNS = ["-1.5", "+1", "NaN", "Infinity", "1e5", "0x1", "1_000"]
 SPACES = [" 1", "1 ", "1\n", "1,5", "1.", ".5", "\x00"]
-NOT_AMOUNTS = [*SIGNS, *SPACES, "１", "٣", "9" * 21]
+NOT_AMOUNTS = [*SIGNS, *SPACES, "１", "٣"]
 
 SWAPS: list[Any] = [
     pytest.param({"token_in": "DOGE"}, "token_in", f"'DOGE' is not a known token: {TOKENS}"),
@@ -82,6 +82,7 @@ SWAPS: list[Any] = [
         "amount_in",
         "'18446744073.709551616' is too large: at most 18446744073.709551615 SOL",
     ),
+    pytest.param({"amount_in": "9" * 21}, "amount_in", f"'{'9' * 21}' is too large: at most"),
     pytest.param(
         {"min_amount_out": "0.0000001"}, "min_amount_out", "has 7 decimal places: USDC has 6"
     ),

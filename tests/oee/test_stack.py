@@ -112,7 +112,7 @@ async def test_it_drains_who_asks_before_who_answers(
     async with make(gateways=2):
         pass
 
-    assert lines.sources_of('"stopped"') == [
+    assert lines.sources_of("stopped") == [
         "gateway-2",
         "gateway",
         "router",
@@ -175,7 +175,7 @@ async def test_a_paused_service_stands_still_and_is_drained_all_the_same(
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(until_serving(stack.address), 0.5)
 
-    assert lines.sources_of('"stopped"')[0] == "gateway"
+    assert lines.sources_of("stopped")[0] == "gateway"
 
 
 async def test_an_embedded_server_that_died_by_itself_is_started_again(
@@ -351,7 +351,7 @@ async def test_a_signal_drains_everything_and_exits_0(
 
     assert process.returncode == 0, errors
     assert b"grpcurl -plaintext" in shown
-    assert rest.count(b'"stopped"') == 4
+    assert rest.count(b"stopped") == 4
     assert [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
 
 

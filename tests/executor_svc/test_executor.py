@@ -1,0 +1,331 @@
+"""Executor and settlement against a real store, on a chain whose blocks the test makes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from solders.instruction import Instruction
+from solders.keypair import Keypair
+from solders.system_program import TransferParams, transfer
+
+from engine.bus import Bus
+from engine.errors import Refused, StaleOrder
+from engine.lifecycle import EventType, Status
+from engine.order import Order, Resolution
+from engine.relay import Relay
+from engine.store import Store
+from executor_svc.executor import Executor
+from executor_svc.settlement import Settlement
+from router_svc.router import Router
+from tests import builders
+from tests.engine.test_store import execute, read
+from tests.fakes import FakeChain, FakeVenue
+
+WALLET = Keypair.from_seed(bytes([3] * 32))
+
+
+class Desk:
+    """Router, executor and settlement as one hand; `again` is a process started anew."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.chain = FakeChain()
+        self.venue = FakeVenue("raydium")
+        self.again()
+
+    def again(self) -> None:
+        relay = Relay(self.store, Bus())
+        venues = {"raydium": self.venue}
+        self.router = Router(self.store, relay, venues, quote_timeout_seconds=2)
+        self.executor = Executor(self.store, relay, venues, self.chain, WALLET)
+        self.settlement = Settlement(self.store, relay, self.chain, self.executor)
+        self.relay = relay
+
+    async def routed(self, **request: Any) -> Order:
+        order = (await self.store.add(builders.new_order(**request))).order
+        await self.router.route(order.order_id)
+        return await read(self.store, order)
+
+    async def submitted(self, **request: Any) -> Order:
+        order = await self.routed(**request)
+        await self.executor.execute(order.order_id)
+        return await read(self.store, order)
+
+    async def settled(self, order: Order, *, rounds: int = 1) -> Order:
+        for _ in range(rounds):
+            await self.settlement.settle([await read(self.store, order)])
+        return await read(self.store, order)
+
+    async def retried(self, order: Order) -> Order:
+        """The back-off is over: route and execute again."""
+        await execute(self.store, "UPDATE orders SET not_before = now() WHERE not_before > now()")
+        await self.router.route(order.order_id)
+        await self.executor.execute(order.order_id)
+        return await read(self.store, order)
+
+    async def types(self, order: Order) -> list[EventType]:
+        return [event.type for event in await self.store.events([(order.order_id, 0)], 100)]
+
+
+@pytest.fixture
+def desk(store: Store) -> Desk:
+    return Desk(store)
+
+
+async def test_a_routed_order_is_signed_sent_confirmed_and_settled(desk: Desk) -> None:
+    order = await desk.submitted()
+    assert order.status is Status.SUBMITTED
+    [attempt] = order.attempts
+
+    desk.chain.advance(2)
+    order = await desk.settled(order)
+    assert (order.status, order.settled) == (Status.CONFIRMED, False)
+    assert order.fill is not None
+    assert order.fill.amount_out == attempt.min_amount_out + order.fill.slot
+
+    desk.chain.advance(2)
+    order = await desk.settled(order)
+    assert order.settled
+    assert order.attempts[0].resolution is Resolution.LANDED
+
+
+async def test_the_signature_is_on_record_before_the_first_byte_leaves(desk: Desk) -> None:
+    on_record: list[int] = []
+    send = desk.chain.send
+
+    async def look_then_send(transaction: bytes) -> None:
+        attempts = [
+            a.transaction
+            for o in await desk.store.list_orders("default", limit=9)
+            for a in o.attempts
+        ]
+        on_record.append(attempts.count(transaction))
+        await send(transaction)
+
+    desk.chain.send = look_then_send  # type: ignore[method-assign]
+    await desk.submitted()
+
+    assert on_record == [1]
+
+
+async def test_many_executors_on_one_order_make_one_attempt(desk: Desk) -> None:
+    order = await desk.routed()
+
+    outcomes = await asyncio.gather(
+        *(desk.executor.execute(order.order_id) for _ in range(8)), return_exceptions=True
+    )
+
+    assert {type(outcome) for outcome in outcomes} <= {type(None), StaleOrder}
+    assert len(set(desk.chain.sent)) == 1
+    assert len((await read(desk.store, order)).attempts) == 1
+
+
+async def test_bytes_that_nobody_has_seen_are_sent_again_unchanged(desk: Desk) -> None:
+    desk.chain.drops = True
+    order = await desk.submitted()
+    desk.chain.advance()
+    desk.again()
+
+    await desk.settled(order, rounds=2)
+
+    [attempt] = (await read(desk.store, order)).attempts
+    assert desk.chain.sent == [attempt.transaction] * 3
+
+
+async def test_a_lost_transaction_is_replaced_only_once_it_is_proven_dead(desk: Desk) -> None:
+    desk.chain.drops = True
+    order = await desk.submitted()
+    # Dead by the newest block, not yet by the finalized height.
+    desk.chain.advance(desk.chain.validity + 2)
+    assert (await desk.settled(order)).live_attempt is not None
+
+    desk.chain.advance()
+    order = await desk.settled(order)
+    assert (order.status, order.retries) == (Status.ROUTING, 1)
+    [dead] = order.attempts
+    assert dead.resolution is Resolution.EXPIRED_UNLANDED
+    assert dead.evidence is not None
+    assert dead.evidence.finalized_block_height > dead.last_valid_block_height
+    assert dead.evidence.status_context_slot >= dead.evidence.height_context_slot
+
+    desk.chain.drops = False
+    order = await desk.retried(order)
+    assert [attempt.number for attempt in order.attempts] == [1, 2]
+    assert order.attempts[1].signature != dead.signature
+    desk.chain.advance(4)
+    order = await desk.settled(order, rounds=2)
+    assert (order.status, order.settled) == (Status.CONFIRMED, True)
+    assert len(desk.chain.landed) == 1
+
+
+async def test_a_lagging_node_proves_nothing(desk: Desk) -> None:
+    order = await desk.submitted()
+    desk.chain.advance(20)
+    desk.chain.status_lag = 19
+
+    assert (await desk.settled(order)).live_attempt is not None
+
+    desk.chain.status_lag = 0
+    assert (await desk.settled(order, rounds=2)).settled
+
+
+async def test_a_chain_that_does_not_answer_ends_no_order_that_was_signed(desk: Desk) -> None:
+    order = await desk.submitted()
+    desk.chain.advance(50)
+    desk.chain.away = True
+    following = asyncio.create_task(desk.settlement.follow())
+    await execute(desk.store, "UPDATE orders SET next_check_at = now() - interval '1 h'")
+    await asyncio.wait([following], timeout=0.5)
+    assert (await read(desk.store, order)).sequence == order.sequence
+
+    desk.chain.away = False
+    async with asyncio.timeout(20):
+        while not (await read(desk.store, order)).settled:
+            await execute(desk.store, "UPDATE orders SET next_check_at = now() WHERE NOT settled")
+    following.cancel()
+
+
+async def test_a_reverted_swap_is_retried_once_the_error_is_final(desk: Desk) -> None:
+    desk.chain.reverts = "SLIPPAGE_EXCEEDED: below the floor"
+    order = await desk.submitted()
+    desk.chain.advance(2)
+    assert (await desk.settled(order)).live_attempt is not None
+
+    desk.chain.advance(2)
+    order = await desk.settled(order)
+    assert order.status is Status.ROUTING
+    assert order.attempts[0].resolution is Resolution.LANDED_WITH_ERROR
+    assert order.failure is not None
+    assert order.failure.reason == "SLIPPAGE_EXCEEDED"
+
+
+async def test_four_reverted_attempts_are_the_end_with_all_evidence(desk: Desk) -> None:
+    desk.chain.reverts = "SLIPPAGE_EXCEEDED: below the floor"
+    order = await desk.submitted()
+    floor = order.min_amount_out
+    for _ in range(3):
+        desk.chain.advance(4)
+        order = await desk.settled(order)
+        order = await desk.retried(order)
+    desk.chain.advance(4)
+    order = await desk.settled(order)
+
+    assert (order.status, order.settled) == (Status.FAILED, True)
+    assert [a.resolution for a in order.attempts] == [Resolution.LANDED_WITH_ERROR] * 4
+    assert {a.min_amount_out for a in order.attempts} == {floor}
+    assert (await desk.types(order))[-1] is EventType.ATTEMPT_RESOLVED_FAILED
+
+
+async def test_a_fork_that_takes_a_confirmed_swap_back_reopens_the_order(desk: Desk) -> None:
+    order = await desk.submitted()
+    desk.chain.advance(2)
+    order = await desk.settled(order)
+    [(signature, landed)] = desk.chain.landed.items()
+    del desk.chain.landed[signature]
+
+    order = await desk.settled(order)
+    assert (order.status, order.fill) == (Status.SUBMITTED, None)
+
+    desk.chain.advance()
+    assert desk.chain.landed[signature].slot > landed.slot
+    desk.chain.advance(2)
+    order = await desk.settled(order, rounds=2)
+    assert (order.status, order.settled) == (Status.CONFIRMED, True)
+    assert order.fill is not None
+    assert order.fill.slot == desk.chain.landed[signature].slot
+
+
+async def test_too_little_in_the_wallet_fails_at_once_and_signs_nothing(desk: Desk) -> None:
+    desk.chain.refusal = Refused("INSUFFICIENT_FUNDS", "the wallet holds 1", permanent=True)
+
+    order = await desk.submitted()
+
+    assert (order.status, order.attempts, order.retries) == (Status.FAILED, (), 0)
+    assert desk.chain.sent == []
+
+
+async def test_a_venue_that_cannot_build_is_retried_from_routing(desk: Desk) -> None:
+    order = await desk.routed()
+    desk.venue.refusal = Refused("VENUE_UNAVAILABLE", "raydium is not available")
+
+    await desk.executor.execute(order.order_id)
+
+    order = await read(desk.store, order)
+    assert (order.status, order.retries, order.route) == (Status.ROUTING, 1, None)
+    assert order.backing_off
+
+
+def draining(built: list[Instruction]) -> list[Instruction]:
+    thief = Keypair.from_seed(bytes([66] * 32)).pubkey()
+    stolen = TransferParams(from_pubkey=WALLET.pubkey(), to_pubkey=thief, lamports=10**9)
+    return [*built, transfer(stolen)]
+
+
+@pytest.mark.parametrize("garble", [draining, lambda built: built * 2, lambda built: []])
+async def test_instructions_that_were_not_agreed_are_never_signed(
+    desk: Desk, garble: Callable[[list[Instruction]], list[Instruction]]
+) -> None:
+    desk.venue.garble = garble
+
+    order = await desk.submitted()
+
+    assert (order.status, order.attempts) == (Status.ROUTING, ())
+    assert order.failure is not None
+    assert order.failure.reason == "INSTRUCTIONS_REFUSED"
+    assert desk.chain.sent == []
+
+
+async def test_a_cancel_between_building_and_signing_wins(desk: Desk) -> None:
+    order = await desk.routed()
+    simulate = desk.chain.simulate
+
+    async def cancel_then_simulate(transaction: bytes) -> None:
+        await desk.relay.commit((await read(desk.store, order)).cancel())
+        await simulate(transaction)
+
+    desk.chain.simulate = cancel_then_simulate  # type: ignore[method-assign]
+    with pytest.raises(StaleOrder):
+        await desk.executor.execute(order.order_id)
+
+    assert (await read(desk.store, order)).status is Status.CANCELLED
+    assert desk.chain.sent == []
+
+
+async def test_a_cancel_of_a_live_attempt_waits_for_the_proof(desk: Desk) -> None:
+    desk.chain.drops = True
+    order = await desk.submitted()
+    await desk.relay.commit(order.request_cancel())
+    pushed = len(desk.chain.sent)
+
+    order = await desk.settled(order)
+    assert (order.status, len(desk.chain.sent)) == (Status.SUBMITTED, pushed)
+
+    desk.chain.advance(20)
+    order = await desk.settled(order)
+    assert (order.status, order.settled) == (Status.CANCELLED, True)
+    assert order.attempts[0].resolution is Resolution.EXPIRED_UNLANDED
+
+
+async def test_a_cancelled_order_whose_swap_lands_is_confirmed(desk: Desk) -> None:
+    order = await desk.submitted()
+    await desk.relay.commit(order.request_cancel())
+    desk.chain.advance(5)
+
+    order = await desk.settled(order, rounds=2)
+
+    assert (order.status, order.settled) == (Status.CONFIRMED, True)
+
+
+async def test_a_live_attempt_outlives_expire_time_and_then_ends_the_order(desk: Desk) -> None:
+    desk.chain.drops = True
+    order = await desk.submitted()
+    await execute(desk.store, "UPDATE orders SET expire_time = now()")
+    assert (await desk.settled(order)).status is Status.SUBMITTED
+
+    desk.chain.advance(20)
+    order = await desk.settled(order)
+
+    assert (order.status, order.settled) == (Status.EXPIRED, True)

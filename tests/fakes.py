@@ -1,0 +1,176 @@
+"""A venue and a chain that behave, small enough to steer from a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from solders.instruction import Instruction
+from solders.keypair import Keypair
+from solders.message import MessageV0
+from solders.pubkey import Pubkey
+from solders.transaction import VersionedTransaction
+
+from engine import programs
+from engine.chain import (
+    Blockhash,
+    Commitment,
+    HeightReading,
+    StatusReading,
+    TransactionReading,
+)
+from engine.errors import Refused, Unanswered
+from engine.programs import SwapTerms
+from engine.v1 import venue_pb2
+
+POOL = str(Keypair.from_seed(bytes([9] * 32)).pubkey())
+
+
+class FakeVenue:
+    """Gives `rate` base units of token_out per thousand of token_in, unless it has a `refusal`."""
+
+    def __init__(self, name: str, rate: int = 150) -> None:
+        self.name = name
+        self.rate = rate
+        self.refusal: Refused | None = None
+        self.garble: Callable[[list[Instruction]], list[Instruction]] = lambda built: built
+
+    async def quote(self, query: venue_pb2.QuoteQuery, timeout_seconds: float) -> venue_pb2.Quote:
+        if self.refusal is not None:
+            raise self.refusal
+        return venue_pb2.Quote(
+            pool=POOL,
+            mint_in=query.mint_in,
+            mint_out=query.mint_out,
+            amount_in=query.amount_in,
+            amount_out=query.amount_in * self.rate // 1000,
+            fee=query.amount_in // 400,
+            slot=1,
+        )
+
+    async def build(self, swap: venue_pb2.SwapOrder) -> list[Instruction]:
+        if self.refusal is not None:
+            raise self.refusal
+        terms = SwapTerms(
+            self.name,
+            Pubkey.from_string(swap.pool),
+            Pubkey.from_string(swap.mint_in),
+            Pubkey.from_string(swap.mint_out),
+            Pubkey.from_string(swap.wallet),
+            swap.amount_in,
+            swap.min_amount_out,
+        )
+        return self.garble(programs.swap_instructions(terms))
+
+
+@dataclass
+class Landed:
+    """A transaction in a block."""
+
+    slot: int
+    error: str
+    terms: SwapTerms
+
+
+class FakeChain:
+    """A chain whose blocks the test makes; slot and height are the same here.
+
+    What is sent lands with the next block while its blockhash lives. Confirmed one block deep,
+    finalized `finality` blocks deep.
+    """
+
+    def __init__(self, *, validity: int = 3, finality: int = 2) -> None:
+        self.height = 10
+        self.validity = validity
+        self.finality = finality
+        self.sent: list[bytes] = []
+        self.landed: dict[str, Landed] = {}
+        self.away = False
+        self.drops = False
+        self.reverts = ""
+        self.status_lag = 0
+        self.refusal: Refused | None = None
+        self._expiry: dict[str, int] = {}
+
+    def advance(self, blocks: int = 1) -> None:
+        """Make blocks; what was sent and still may land does, in the first of them."""
+        for _ in range(blocks):
+            self.height += 1
+            for transaction in self.sent:
+                self._land(transaction)
+
+    def _land(self, transaction: bytes) -> None:
+        read = VersionedTransaction.from_bytes(transaction)
+        signature, message = str(read.signatures[0]), read.message
+        assert isinstance(message, MessageV0)
+        if self.drops or signature in self.landed:
+            return
+        if self.height > self._expiry[str(message.recent_blockhash)]:
+            return
+        [terms] = [
+            terms
+            for instruction in programs.instructions_of(message)
+            if (terms := programs.read_swap(instruction))
+        ]
+        self.landed[signature] = Landed(self.height, self.reverts, terms)
+
+    def _answer(self) -> None:
+        if self.away:
+            raise Unanswered("the chain did not answer")
+
+    async def latest_blockhash(self) -> Blockhash:
+        self._answer()
+        blockhash = str(Keypair.from_seed(self.height.to_bytes(32, "big")).pubkey())
+        self._expiry[blockhash] = self.height + self.validity
+        return Blockhash(blockhash, self._expiry[blockhash])
+
+    async def finalized_height(self) -> HeightReading:
+        self._answer()
+        return HeightReading(self.height - self.finality, self.height)
+
+    async def simulate(self, transaction: bytes) -> None:
+        self._answer()
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def send(self, transaction: bytes) -> None:
+        self._answer()
+        self.sent.append(transaction)
+
+    async def statuses(self, signatures: Sequence[str]) -> list[StatusReading]:
+        self._answer()
+        head = self.height - self.status_lag
+        return [self._status(self.landed.get(signature), head) for signature in signatures]
+
+    def _status(self, landed: Landed | None, head: int) -> StatusReading:
+        if landed is None or landed.slot > head:
+            return StatusReading(head, "node-1")
+        depth = head - landed.slot
+        commitment = (
+            Commitment.FINALIZED
+            if depth >= self.finality
+            else Commitment.CONFIRMED
+            if depth >= 1
+            else Commitment.PROCESSED
+        )
+        return StatusReading(head, "node-1", commitment, landed.slot, landed.error)
+
+    async def transactions(self, signatures: Sequence[str]) -> list[TransactionReading | None]:
+        self._answer()
+        return [self._record(self.landed.get(signature)) for signature in signatures]
+
+    def _record(self, landed: Landed | None) -> TransactionReading | None:
+        if landed is None:
+            return None
+        terms = landed.terms
+        wallet = str(terms.wallet)
+        received = terms.min_amount_out + landed.slot
+        changes = (
+            {}
+            if landed.error
+            else {
+                (wallet, str(terms.mint_in)): -terms.amount_in,
+                (wallet, str(terms.mint_out)): received,
+            }
+        )
+        return TransactionReading(landed.slot, landed.error, changes, 5000)
