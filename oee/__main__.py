@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -54,17 +53,18 @@ Directory = Annotated[
 def up(
     data: Directory = None,
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="The gateway's port.")
+        int, typer.Option(min=1, max=65535, help="The gateway's port; the others follow it.")
     ] = Ports.default().gateway,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget earlier orders, chain and wallet first.")
     ] = False,
 ) -> None:
     """Run the whole stack until Ctrl-C, which drains it."""
-    from oee import stack
+    from oee.stack import default_directory
+    from oee.up import up as run_up
 
-    ports = replace(Ports.default(), gateway=port)
-    raise typer.Exit(asyncio.run(stack.up(data or stack.default_directory(), ports, fresh)))
+    ports = Ports.starting_at(port)
+    raise typer.Exit(asyncio.run(run_up(data or default_directory(), ports, fresh)))
 
 
 @app.command(epilog=EXIT_CODES)

@@ -167,17 +167,18 @@ def kill_tree(pid: int) -> None:
 
 def _all_end(processes: Sequence[psutil.Process], within_seconds: float) -> bool:
     deadline = time.monotonic() + within_seconds
-    while any(map(_is_alive, processes)):
+    while any(map(is_alive, processes)):
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)
     return True
 
 
-def _is_alive(process: psutil.Process) -> bool:
-    # A zombie holds nothing any more; who has to reap it (in a container: pid 1) may never do so.
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it still runs. A zombie does not: it holds nothing any more, and who has to reap
+    it (in a container: pid 1) may never do so."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

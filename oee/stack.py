@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -18,7 +17,6 @@ import grpc
 
 import oee
 from engine.errors import StartupError
-from oee.logs import MergedLog
 from oee.nats import Nats
 from oee.ports import HOST, Ports, free_ports, require_free
 from oee.postgres import Postgres
@@ -26,22 +24,13 @@ from oee.processes import Lock, end_leftover
 from oee.service import Service
 from oee.wallet import Wallet, development_wallet, fund
 
-__all__ = ["COMMANDS", "Ports", "Stack", "default_directory", "up"]
+__all__ = ["COMMANDS", "Ports", "Stack", "default_directory"]
 
 SERVING_SECONDS: Final = 60.0
 MIGRATE_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 15.0
 WATCH_SECONDS: Final = 0.5
-USAGE_ERROR: Final = 2
-# SIGHUP: the terminal was closed.
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESTART_SECONDS: Final = 5.0
-EXAMPLE: Final = {
-    "client_order_id": "my-first-swap",
-    "token_in": "SOL",
-    "token_out": "USDC",
-    "amount_in": "1.5",
-}
 
 # -P: only our own code is imported, whatever lies in the caller's directory.
 COMMANDS: Final[Mapping[str, Sequence[str]]] = {
@@ -344,52 +333,3 @@ async def _together(*work: Coroutine[Any, Any, object]) -> None:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-async def up(
-    directory: Path, ports: Ports, fresh: bool, commands: Mapping[str, Sequence[str]] = COMMANDS
-) -> int:
-    """Run a stack until Ctrl-C or SIGTERM, showing its logs; returns the exit code.
-
-    0: stopped as asked, everything drained. 2: it could not start; one line says why.
-    """
-    log = MergedLog(sys.stdout)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    stack = Stack(directory, ports, commands=commands, show=log.show)
-    running = asyncio.create_task(_run(stack, fresh, log))
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        # Cancelled once only: signals that come while it drains change nothing.
-        running.cancel()
-        await running
-    except asyncio.CancelledError:
-        return 0
-    except (StartupError, OSError) as error:
-        sys.stderr.write(f"oee: {error}\n")
-        return USAGE_ERROR
-    finally:
-        stopped.cancel()
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
-        log.close()
-    return 0
-
-
-async def _run(stack: Stack, fresh: bool, log: MergedLog) -> None:
-    if fresh:
-        await stack.wipe()
-    async with stack:
-        order = json.dumps(EXAMPLE)
-        log.show("oee", f"SERVING at {stack.address}; Ctrl-C drains it. Try:")
-        log.show(
-            "oee",
-            f"grpcurl -plaintext -d '{order}' {stack.address} engine.v1.OrderService/SubmitOrder",
-        )
-        try:
-            await asyncio.Event().wait()
-        finally:
-            log.show("oee", f"draining; the data stay in {stack.directory}")

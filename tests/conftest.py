@@ -26,6 +26,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     server.start()
     yield server
     server.stop()
+    server.wipe()
 
 
 @pytest.fixture

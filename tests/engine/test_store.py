@@ -300,6 +300,7 @@ async def test_a_database_that_goes_away_and_returns_is_used_again(tmp_path: Pat
             await store.save(order.fail(builders.FAILURE))
     finally:
         await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.wipe)
 
 
 async def test_a_server_that_would_lose_commits_is_refused(dsn: str) -> None:

@@ -18,6 +18,7 @@ from nats.js.errors import NotFoundError
 import oee
 from engine.errors import StartupError
 from oee.nats import Nats
+from oee.processes import is_alive
 
 ROOT: Final = Path(oee.__file__).parents[1]
 OWNER: Final = """
@@ -106,4 +107,4 @@ def test_the_next_start_ends_what_a_killed_owner_left(server: Nats, home: Path) 
     server.start()
 
     assert owner.returncode == -signal.SIGKILL
-    assert not left.is_running()
+    assert not is_alive(left)

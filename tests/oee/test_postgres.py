@@ -18,6 +18,7 @@ import pytest
 import oee
 from engine.errors import StartupError
 from oee.postgres import Postgres
+from oee.processes import is_alive
 
 ROOT: Final = Path(oee.__file__).parents[1]
 OWNER: Final = """
@@ -84,7 +85,7 @@ def test_sigkill_leaves_no_backend_behind_not_even_a_busy_one(postgres: Postgres
 
         postgres.kill()
 
-        alive = [p for p in backends if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        alive = [p for p in backends if is_alive(p)]
         assert isinstance(busy.exception(), asyncpg.PostgresError | OSError)
     assert len(backends) > 5
     assert alive == []
@@ -146,7 +147,7 @@ def test_the_next_start_ends_what_a_killed_owner_left(postgres: Postgres, home: 
     postgres.start()
 
     assert owner.returncode == -signal.SIGKILL
-    assert not left.is_running()
+    assert not is_alive(left)
     assert query(postgres, "SELECT 1") == 1
 
 

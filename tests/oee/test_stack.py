@@ -22,6 +22,7 @@ import oee
 from engine.errors import StartupError
 from oee.health import until_serving
 from oee.ports import Ports
+from oee.processes import is_alive
 from oee.stack import Stack
 from oee.wallet import GIFTS
 
@@ -38,7 +39,8 @@ ROOT: Final = Path(oee.__file__).parents[1]
 UP: Final = """
 import asyncio, json, sys
 from pathlib import Path
-from oee.stack import Ports, up
+from oee.stack import Ports
+from oee.up import up
 directory, ports, commands = sys.argv[1:]
 code = asyncio.run(
     up(Path(directory), Ports(*json.loads(ports)), fresh=False, commands=json.loads(commands))
@@ -87,7 +89,7 @@ async def make(home: Path, lines: Lines) -> AsyncIterator[Callable[..., Stack]]:
         )
 
     yield make_stack
-    assert [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"] == []
+    assert [p for p in psutil.Process().children(recursive=True) if is_alive(p)] == []
 
 
 async def test_inside_everything_serves_and_the_wallet_has_been_given_everything(
@@ -331,7 +333,7 @@ async def test_the_next_run_ends_what_a_killed_one_left(
     await killed.wait()
 
     async with make(ports=ports):
-        alive = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        alive = [p for p in left if is_alive(p)]
 
     assert len(left) > 6
     assert alive == []
@@ -352,7 +354,7 @@ async def test_a_signal_drains_everything_and_exits_0(
     assert process.returncode == 0, errors
     assert b"grpcurl -plaintext" in shown
     assert rest.count(b"stopped") == 4
-    assert [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert [p for p in children if is_alive(p)] == []
 
 
 @pytest.mark.parametrize("moment", ["postgres/data.new", "nats/jetstream", "run/gateway.json"])
@@ -369,7 +371,7 @@ async def test_a_signal_during_the_start_leaves_nothing(
         _, errors = await process.communicate()
 
     assert process.returncode == 0, errors
-    assert [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    assert [p for p in children if is_alive(p)] == []
     assert list((home / "data").rglob("*.pid.json")) == []
     assert list((home / "data" / "run").iterdir()) == []
 

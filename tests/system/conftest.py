@@ -186,6 +186,7 @@ async def running_engine(
             "executor": addresses | {"CHAIN_ADDRESS": chain.address},
         }
         stack = Stack(directory, ports, routers=routers, executors=executors, settings=settings)
+        opened.push_async_callback(stack.wipe)
         await opened.enter_async_context(stack)
         yield Engine(stack, chain, venues)
 
