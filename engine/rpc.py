@@ -74,7 +74,8 @@ def to_status(error: errors.RequestError) -> status_pb2.Status:
         details.append(
             error_details_pb2.ResourceInfo(
                 resource_type="engine.v1.Order",
-                resource_name=error.metadata.get("order_id", ""),
+                resource_name=error.metadata.get("order_id")
+                or error.metadata.get("client_order_id", ""),
                 description=str(error),
             )
         )
