@@ -97,9 +97,6 @@ SAVE: Final = f"""
 WITH move AS (SELECT * FROM {_unnest(1, "m", _MOVE)}),
 locked AS MATERIALIZED (
     SELECT o.order_id FROM orders o JOIN move m USING (order_id)
-     WHERE o.sequence = m.sequence - 1
-       -- Rule R7: nothing is signed once expire_time has passed, by the database's clock.
-       AND (m.type <> 'attempt_signed' OR o.expire_time IS NULL OR o.expire_time > now())
      ORDER BY o.order_id FOR NO KEY UPDATE OF o
 ), moved AS (
     UPDATE orders o
@@ -112,6 +109,8 @@ locked AS MATERIALIZED (
                                 THEN coalesce(o.complete_time, now()) END
       FROM move m, locked l
      WHERE l.order_id = o.order_id AND m.order_id = o.order_id AND o.sequence = m.sequence - 1
+       -- Rule R7: nothing is signed once expire_time has passed, by the database's clock.
+       AND (m.type <> 'attempt_signed' OR o.expire_time IS NULL OR o.expire_time > now())
  RETURNING o.order_id, o.not_before, o.update_time, o.complete_time
 ), signed AS (
     INSERT INTO attempts (order_id, sign_time, {_names(ATTEMPT)})
