@@ -14,6 +14,7 @@ from dex_sim.chance import Chance
 from dex_sim.clock import keep_time
 from dex_sim.control_service import ControlService
 from dex_sim.ledger import open_ledger
+from dex_sim.plan import inject_plan
 from dex_sim.settings import Settings
 from dex_sim.venue_service import VenueService
 from engine import runtime
@@ -38,8 +39,8 @@ class Simulator:
 async def open_simulator(settings: Settings) -> AsyncIterator[Simulator]:
     """A simulator that serves; port 0 in an address means any free one.
 
-    Raises StartupError when the data directory or an address cannot be had. Whatever stops the
-    clock is raised on leaving.
+    Raises StartupError when the data directory, an address or the faults cannot be had. Whatever
+    stops the clock is raised on leaving.
     """
     if unknown := settings.venue_listen_addresses.keys() - PROGRAM_OF_VENUE.keys():
         raise StartupError(
@@ -51,6 +52,8 @@ async def open_simulator(settings: Settings) -> AsyncIterator[Simulator]:
     async with AsyncExitStack() as opened:
         ledger = opened.enter_context(open_ledger(settings.data_directory))
         chain = Chain(ledger, chance, _rules(settings))
+        if settings.faults_file:
+            inject_plan(chain, settings.faults_file)
         clock = asyncio.create_task(keep_time(chain, settings.slot_milliseconds))
         opened.push_async_callback(_stop, clock)
         venue_addresses = {}

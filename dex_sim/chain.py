@@ -14,12 +14,15 @@ from typing import Final
 
 from solders.hash import Hash
 
-from dex_sim import market
+from dex_sim import fork, market
 from dex_sim.chance import Chance, Range
+from dex_sim.effects import MAX_LAG_SLOTS, Site
 from dex_sim.execution import LAMPORTS, Accounts, Outcome, land
+from dex_sim.faults import Faults, Injected, Occasion
 from dex_sim.feed import Feeds
 from dex_sim.ledger import BLOCKHASH_LIFE_BLOCKS, Block, Ledger
-from dex_sim.transaction import Failure, Reason, Refused, Transaction
+from dex_sim.mempool import Pending, occasion_of, taken
+from dex_sim.transaction import Failure, Reason, Refused, Swap, Transaction
 
 RECENT_SLOTS: Final = 150
 MEMPOOL_LIMIT: Final = 20_000
@@ -29,6 +32,7 @@ GENESIS_SLOT: Final = 1_000
 GENESIS_HEIGHT: Final = 950
 
 PERCENT: Final = Range(0, 99)
+BPS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,18 @@ class Sighting:
     failure: Failure | None
 
 
+@dataclass(slots=True, eq=False)
+class Landing:
+    """What landed and is not finalized, and which faults have let it be (by id)."""
+
+    transaction: Transaction
+    outcome: Outcome
+    spared_by: set[int]
+
+
 class Chain:
-    """One chain without forks. A block is written before anything of it can be read.
+    """One chain. A block is written before anything of it can be read, and stands, unless a fault
+    switches forks: then what is not finalized may be taken back or changed.
 
     Nothing here awaits, so whoever reads between two calls of `advance` sees whole blocks.
     """
@@ -61,19 +75,23 @@ class Chain:
     def __init__(self, ledger: Ledger, chance: Chance, rules: Rules) -> None:
         self.rules = rules
         self.ledger = ledger
+        self.faults = Faults(chance)
+        self.nodes = [f"node-{number + 1}" for number in range(rules.nodes)]
         self.accounts = Accounts()
         self.signature_feeds = Feeds[str]()
         self.pool_feeds = Feeds[str]()
         # Set whenever there is something for the next block to do.
         self.wanted = asyncio.Event()
         self._chance = chance
-        self._mempool: dict[str, Transaction] = {}
+        self._mempool: dict[str, Pending] = {}
+        # Taken back by a fork switch, to be sent again from a slot on.
+        self._returning: list[tuple[int, Transaction]] = []
         self._blocks: list[Block] = []
         self._block_of: dict[str, Block] = {}
         self._sightings: dict[str, Sighting] = {}
         # Signatures by block, to forget the sightings in the end.
         self._landed: deque[tuple[Block, list[str]]] = deque()
-        self._unfinalized: deque[tuple[Block, Sequence[Outcome]]] = deque()
+        self._unfinalized: deque[tuple[Block, list[Landing]]] = deque()
         # Enough for every node to know every blockhash that is valid, and its finalized block.
         self._keep_blocks = (
             BLOCKHASH_LIFE_BLOCKS
@@ -82,8 +100,10 @@ class Chain:
             + rules.node_lag_slots
         )
         self._remember()
-        self._slot = self.head.slot
+        self._slot = self.faults.slot = self.head.slot
         self.heads = [self.head] * rules.nodes
+        # Of the nodes that no fault holds back, the slot that all have reached.
+        self._common_slot = self._slot
 
     @property
     def head(self) -> Block:
@@ -92,12 +112,31 @@ class Chain:
 
     @property
     def busy(self) -> bool:
-        """Whether a transaction waits, or some node does not see one as finalized yet."""
-        return bool(self._mempool or self._unfinalized)
+        """Whether a transaction waits, or a node does not see one as finalized yet.
+
+        Nodes that a fault holds back do not count.
+        """
+        return bool(
+            self._mempool
+            or self._returning
+            or (
+                self._unfinalized
+                and self._unfinalized[-1][0].slot + self._deepest > self._common_slot
+            )
+        )
+
+    @property
+    def _deepest(self) -> int:
+        return max(self.rules.confirmed_after_slots, self.rules.finalized_after_slots)
 
     def advance(self) -> None:
         """Move on by one slot; unless that is skipped, make a block of what is pending."""
         self._slot += 1
+        self.faults.slot = self._slot
+        if forks := self.faults.at(Site.RESULT):
+            self._switch_forks(forks)
+        if self._returning:
+            self._send_again()
         skip = self._chance.draw("chain", "skip", self._slot, PERCENT)
         if skip >= self.rules.skipped_slot_percent:
             self._make_block()
@@ -117,10 +156,10 @@ class Chain:
 
     def landed_after(self, slot: int) -> Iterator[Outcome]:
         """What landed after a slot, newest block first; the slot must not be finalized."""
-        for block, outcomes in reversed(self._unfinalized):
+        for block, landings in reversed(self._unfinalized):
             if block.slot <= slot:
                 return
-            yield from outcomes
+            yield from (landing.outcome for landing in landings)
 
     def is_pending(self, signature: str) -> bool:
         """Whether a transaction waits for the next block."""
@@ -135,15 +174,21 @@ class Chain:
             raise Refused(Reason.INSUFFICIENT_FUNDS, "too few lamports for the network fee")
         if len(self._mempool) >= MEMPOOL_LIMIT:
             raise Refused(Reason.NODE_UNAVAILABLE, "too many transactions are waiting")
-        self._mempool[transaction.signature] = transaction
-        self.wanted.set()
+        pending: Pending | None = Pending(transaction)
+        if self.faults:
+            signed_with = self._block_of.get(transaction.blockhash)
+            last_height = signed_with.last_valid_height if signed_with else 0
+            pending = taken(transaction, self.faults, self.head.height + 1, last_height)
+        if pending:
+            self._mempool[transaction.signature] = pending
+            self.wanted.set()
 
     def simulate(self, transaction: Transaction) -> Failure | None:
         """How a transaction would fail now, if it would; random slippage left out."""
         if not self._may_land(transaction, self.head.height + 1):
             return Failure(Reason.BLOCKHASH_NOT_FOUND, "the blockhash is unknown or expired")
         try:
-            return land(transaction, self.accounts.draft(), lambda venue: 0).failure
+            return land(transaction, self.accounts.draft(), lambda swap, quoted: quoted).failure
         except Refused as refused:
             return refused.failure
 
@@ -184,49 +229,109 @@ class Chain:
 
     def _make_block(self) -> None:
         block = Block(self.head.height + 1, self._slot, _blockhash(self.head.blockhash, self._slot))
-        candidates = list(islice(self._mempool.values(), BLOCK_LIMIT))
+        waiting = (p for p in self._mempool.values() if p.from_height <= block.height)
+        candidates = list(islice(waiting, BLOCK_LIMIT))
         draft = self.accounts.draft()
-        outcomes = self._land(candidates, block, draft)
+        landings = self._land(candidates, block, draft)
+        outcomes = [landing.outcome for landing in landings]
         self._drift(draft)
         self.ledger.append(
             block, outcomes, draft.balances, draft.pools, keep_blocks=self._keep_blocks
         )
         # It is durable; only from here on can anybody see it.
         self.accounts.adopt(draft)
-        for transaction in candidates:
-            del self._mempool[transaction.signature]
+        for pending in candidates:
+            if not (pending.repeats and self._lives(pending.transaction, block.height + 1)):
+                del self._mempool[pending.transaction.signature]
         for outcome in outcomes:
             self._sightings[outcome.signature] = Sighting(block.slot, outcome.failure)
         self._add_block(block, [outcome.signature for outcome in outcomes])
-        if outcomes:
-            self._unfinalized.append((block, outcomes))
-        for address in draft.pools:
-            self.pool_feeds.publish(self.accounts.pools[address].venue, [address])
+        if landings:
+            self._unfinalized.append((block, landings))
+        self._publish_pools(draft)
 
-    def _land(
-        self, candidates: Sequence[Transaction], block: Block, draft: Accounts
-    ) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for transaction in candidates:
-            number = self.ledger.transaction_count + len(outcomes) + 1
-            if self._may_land(transaction, block.height):
+    def _land(self, candidates: Sequence[Pending], block: Block, draft: Accounts) -> list[Landing]:
+        landings: list[Landing] = []
+        for pending in candidates:
+            number = self.ledger.transaction_count + len(landings) + 1
+            if self._may_land(pending.transaction, block.height):
+                yields = self._slipped if pending.slips else partial(self._yields, number)
                 try:
-                    outcomes.append(land(transaction, draft, partial(self._slippage_bps, number)))
+                    outcome = land(pending.transaction, draft, yields)
                 except Refused:
                     continue  # nobody pays for it, so it is in no block
-        return outcomes
+                landings.append(Landing(pending.transaction, outcome, set()))
+        return landings
 
-    def _slippage_bps(self, number: int, venue: str) -> int:
+    def _yields(self, number: int, swap: Swap, quoted: int) -> int:
         within = self.rules.execution_slippage_bps
-        return self._chance.draw(venue, "execution slippage", number, within)
+        slippage_bps = self._chance.draw(swap.venue, "execution slippage", number, within)
+        return quoted * (BPS - slippage_bps) // BPS
+
+    @staticmethod
+    def _slipped(swap: Swap, quoted: int) -> int:
+        return min(quoted, swap.min_amount_out - 1)
+
+    def _publish_pools(self, changed: Accounts) -> None:
+        for address in changed.pools:
+            self.pool_feeds.publish(self.accounts.pools[address].venue, [address])
 
     def _may_land(self, transaction: Transaction, height: int) -> bool:
+        return self._lives(transaction, height) and transaction.signature not in self._sightings
+
+    def _lives(self, transaction: Transaction, height: int) -> bool:
         signed_with = self._block_of.get(transaction.blockhash)
-        return (
-            signed_with is not None
-            and height <= signed_with.last_valid_height
-            and transaction.signature not in self._sightings
-        )
+        return signed_with is not None and height <= signed_with.last_valid_height
+
+    def _switch_forks(self, forks: Sequence[Injected]) -> None:
+        for block, landings in self._unfinalized:
+            depth = self._slot - block.slot
+            if depth < self.rules.finalized_after_slots:
+                for landing in list(landings):
+                    occasion = occasion_of(landing.transaction)
+                    for injected in forks:
+                        if depth >= injected.fault.fork.after_slots:
+                            self._switch(block, landings, landing, injected, occasion)
+
+    def _switch(
+        self,
+        block: Block,
+        landings: list[Landing],
+        landing: Landing,
+        injected: Injected,
+        occasion: Occasion,
+    ) -> None:
+        if landing not in landings or injected.fault_id in landing.spared_by:
+            return
+        how = injected.fault.fork
+        switched = fork.switched(landing.transaction, landing.outcome, self.accounts, how)
+        if switched is None:
+            return
+        landing.spared_by.add(injected.fault_id)
+        if not injected.hits(occasion):
+            return
+        signature = landing.transaction.signature
+        outcome, draft = switched
+        self.ledger.rewrite(block.slot, signature, outcome, draft.balances, draft.pools)
+        self.accounts.adopt(draft)
+        if outcome:
+            landing.outcome = outcome
+            self._sightings[signature] = Sighting(block.slot, outcome.failure)
+        else:
+            landings.remove(landing)
+            del self._sightings[signature]
+            next(names for of, names in self._landed if of is block).remove(signature)
+        if fork.sends_again(how):
+            due = self._slot + how.restored_after_slots
+            self._returning.append((due, landing.transaction))
+        self.signature_feeds.publish(landing.transaction.wallet, [signature])
+        self._publish_pools(draft)
+
+    def _send_again(self) -> None:
+        due = [transaction for slot, transaction in self._returning if slot <= self._slot]
+        self._returning = [entry for entry in self._returning if entry[0] > self._slot]
+        for transaction in due:
+            self._mempool.setdefault(transaction.signature, Pending(transaction))
 
     def _drift(self, draft: Accounts) -> None:
         for address, before in self.accounts.pools.items():
@@ -247,24 +352,34 @@ class Chain:
                 del self._sightings[signature]
         # Cut now and then rather than shift the list every time.
         if len(self._blocks) >= 2 * self._keep_blocks:
-            del self._blocks[: -self._keep_blocks]
+            # A node that a fault holds back still needs what is old to the others.
+            oldest = min(head.slot for head in self.heads) - self._deepest
+            needed = bisect_right(self._blocks, oldest, key=lambda b: b.slot) - 1
+            del self._blocks[: max(0, min(needed, len(self._blocks) - self._keep_blocks))]
 
     def _move_nodes(self) -> None:
-        """Let the nodes follow, each at its own lag, and tell watchers what all of them see."""
-        before = min(head.slot for head in self.heads)
         lags = Range(0, self.rules.node_lag_slots)
+        faults = self.faults.at(Site.NODE)
+        free = []
         for node, head in enumerate(self.heads):
             lag = self._chance.draw("chain", f"lag/{node}", self._slot, lags)
+            held = [f for f in faults if f.fits(Occasion(node=self.nodes[node]))]
+            for injected in held:
+                how = injected.fault.lag
+                lag = max(lag, MAX_LAG_SLOTS if how.frozen else how.slots)
             reached = self.block_at(self._slot - lag)
             self.heads[node] = reached if reached.slot > head.slot else head
-        now = min(head.slot for head in self.heads)
+            if not held:
+                free.append(self.heads[node].slot)
+        before, self._common_slot = self._common_slot, min(free, default=self.head.slot)
         depths = {0, self.rules.confirmed_after_slots, self.rules.finalized_after_slots}
-        for block, outcomes in self._unfinalized:
-            if any(before < block.slot + depth <= now for depth in depths):
-                for outcome in outcomes:
-                    self.signature_feeds.publish(outcome.wallet, [outcome.signature])
-        deepest = max(depths)
-        while self._unfinalized and self._unfinalized[0][0].slot + deepest <= now:
+        for block, landings in self._unfinalized:
+            if any(before < block.slot + depth <= self._common_slot for depth in depths):
+                for landing in landings:
+                    signature = landing.transaction.signature
+                    self.signature_feeds.publish(landing.transaction.wallet, [signature])
+        slowest = min(head.slot for head in self.heads)
+        while self._unfinalized and self._unfinalized[0][0].slot + self._deepest <= slowest:
             self._unfinalized.popleft()
 
 

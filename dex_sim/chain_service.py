@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial, wraps
+from typing import Final, TypeVar
 
-import grpc
-
+from dex_sim.calls import Context, Response, suffer
 from dex_sim.chain import Chain
 from dex_sim.chance import Chance, Range
+from dex_sim.effects import CHAIN, Site
 from dex_sim.execution import LAMPORTS
+from dex_sim.faults import Occasion, Subject, subjects_of_memo
 from dex_sim.node import Commitment, Node
-from dex_sim.transaction import Failure, Reason, Refused, read_transaction
+from dex_sim.transaction import Failure, Reason, Refused, Transaction, read_transaction
 from engine.errors import InvalidRequest, Violation
 from engine.v1 import chain_pb2 as pb
 from engine.v1 import chain_pb2_grpc
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_ITEMS: Final = 500
 DEFAULT_PAGE: Final = 1000
@@ -29,18 +30,47 @@ REASONS: Final = {
 }
 
 
+Request = TypeVar("Request")
+
+
+def _by_a_node(
+    answer: Callable[[ChainService, Request, Node], Response],
+) -> Callable[[ChainService, Request, Context], Awaitable[Response]]:
+    """The RPC method in which a node, drawn at random, gives this answer after a delay."""
+    call = answer.__name__
+
+    @wraps(answer)
+    async def method(service: ChainService, request: Request, context: Context) -> Response:
+        await service._delay(call)
+        drawn = service._draw(call)
+        if not service._faults:
+            return answer(service, request, service._node(drawn))
+        transactions = getattr(request, "transactions", ())
+        drawn = service._chosen(call, transactions) or drawn
+        return await suffer(
+            service._faults,
+            _occasion(call, drawn, transactions),
+            context,
+            # As the node is once it acts, which may be later.
+            lambda: answer(service, request, service._node(drawn)),
+        )
+
+    return method
+
+
 class ChainService(chain_pb2_grpc.ChainServiceServicer):
     """The chain's public door."""
 
     def __init__(self, chain: Chain, chance: Chance, delay_milliseconds: Range) -> None:
         self._chain = chain
+        self._faults = chain.faults
         self._chance = chance
         self._delay_milliseconds = delay_milliseconds
 
-    async def GetLatestBlockhash(
-        self, request: pb.GetLatestBlockhashRequest, context: Context
+    @_by_a_node
+    def GetLatestBlockhash(
+        self, request: pb.GetLatestBlockhashRequest, node: Node
     ) -> pb.GetLatestBlockhashResponse:
-        node = await self._node("GetLatestBlockhash")
         block = node.block(_commitment(request.commitment))
         return pb.GetLatestBlockhashResponse(
             blockhash=block.blockhash,
@@ -48,41 +78,41 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
             context_slot=node.head.slot,
         )
 
-    async def GetBlockHeight(
-        self, request: pb.GetBlockHeightRequest, context: Context
+    @_by_a_node
+    def GetBlockHeight(
+        self, request: pb.GetBlockHeightRequest, node: Node
     ) -> pb.GetBlockHeightResponse:
-        node = await self._node("GetBlockHeight")
         return pb.GetBlockHeightResponse(
             block_height=node.block(_commitment(request.commitment)).height,
             context_slot=node.head.slot,
             node=node.name,
         )
 
-    async def SimulateTransactions(
-        self, request: pb.SimulateTransactionsRequest, context: Context
+    @_by_a_node
+    def SimulateTransactions(
+        self, request: pb.SimulateTransactionsRequest, node: Node
     ) -> pb.SimulateTransactionsResponse:
         _bounded("transactions", request.transactions)
-        await self._node("SimulateTransactions")
         # Tried against the newest state, whichever node was asked; so that is the context.
         return pb.SimulateTransactionsResponse(
-            results=[self._simulate(raw) for raw in request.transactions],
+            results=[self._simulate(node, raw) for raw in request.transactions],
             context_slot=self._chain.head.slot,
         )
 
-    async def SendTransactions(
-        self, request: pb.SendTransactionsRequest, context: Context
+    @_by_a_node
+    def SendTransactions(
+        self, request: pb.SendTransactionsRequest, node: Node
     ) -> pb.SendTransactionsResponse:
         _bounded("transactions", request.transactions)
-        node = await self._node("SendTransactions")
         return pb.SendTransactionsResponse(
-            results=[_send(node, raw) for raw in request.transactions]
+            results=[self._send(node, raw) for raw in request.transactions]
         )
 
-    async def GetSignatureStatuses(
-        self, request: pb.GetSignatureStatusesRequest, context: Context
+    @_by_a_node
+    def GetSignatureStatuses(
+        self, request: pb.GetSignatureStatusesRequest, node: Node
     ) -> pb.GetSignatureStatusesResponse:
         _bounded("signatures", request.signatures)
-        node = await self._node("GetSignatureStatuses")
         sightings = node.statuses(request.signatures, search_history=request.search_history)
         return pb.GetSignatureStatusesResponse(
             statuses=[
@@ -100,11 +130,11 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
             node=node.name,
         )
 
-    async def GetTransactions(
-        self, request: pb.GetTransactionsRequest, context: Context
+    @_by_a_node
+    def GetTransactions(
+        self, request: pb.GetTransactionsRequest, node: Node
     ) -> pb.GetTransactionsResponse:
         _bounded("signatures", request.signatures)
-        node = await self._node("GetTransactions")
         return pb.GetTransactionsResponse(
             transactions=[
                 pb.TransactionRecord(
@@ -130,10 +160,8 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
             context_slot=node.head.slot,
         )
 
-    async def GetBalances(
-        self, request: pb.GetBalancesRequest, context: Context
-    ) -> pb.GetBalancesResponse:
-        node = await self._node("GetBalances")
+    @_by_a_node
+    def GetBalances(self, request: pb.GetBalancesRequest, node: Node) -> pb.GetBalancesResponse:
         balances = node.balances(request.wallet)
         return pb.GetBalancesResponse(
             balances=[
@@ -145,12 +173,12 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
             context_slot=node.head.slot,
         )
 
-    async def ListSignatures(
-        self, request: pb.ListSignaturesRequest, context: Context
+    @_by_a_node
+    def ListSignatures(
+        self, request: pb.ListSignaturesRequest, node: Node
     ) -> pb.ListSignaturesResponse:
         if request.limit > MAX_PAGE:
             raise InvalidRequest([Violation("limit", f"must be at most {MAX_PAGE}")])
-        node = await self._node("ListSignatures")
         page = node.landed(
             request.wallet,
             min_slot=request.min_slot,
@@ -174,40 +202,84 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
         self, request: pb.WatchSignaturesRequest, context: Context
     ) -> AsyncIterator[pb.WatchSignaturesResponse]:
         with self._chain.signature_feeds.open(request.wallet) as feed:
+            await self._suffer_watching(context, pb.WatchSignaturesResponse)
             # The headers say that from here on nothing is missed.
             await context.send_initial_metadata(())
             while True:
-                yield pb.WatchSignaturesResponse(signatures=await feed.take())
+                changed = partial(pb.WatchSignaturesResponse, signatures=await feed.take())
+                yield await self._suffer_watching(context, changed)
 
-    async def _node(self, call: str) -> Node:
-        """The node that answers, as it is once the network's delay is over."""
+    async def _delay(self, call: str) -> None:
         milliseconds = self._chance.next("chain", f"delay/{call}", self._delay_milliseconds)
         await asyncio.sleep(milliseconds / 1000)
-        heads = self._chain.heads
-        drawn = self._chance.next("chain", f"node/{call}", Range(0, len(heads) - 1))
-        return Node(f"node-{drawn + 1}", heads[drawn], self._chain)
 
-    def _simulate(self, raw: bytes) -> pb.SimulationResult:
+    def _draw(self, call: str) -> str:
+        """The name of a node drawn at random."""
+        nodes = self._chain.nodes
+        return nodes[self._chance.next("chain", f"node/{call}", Range(0, len(nodes) - 1))]
+
+    def _node(self, name: str) -> Node:
+        """The node of that name, as it is now."""
+        return Node(name, self._chain.heads[self._chain.nodes.index(name)], self._chain)
+
+    def _chosen(self, call: str, transactions: Sequence[bytes]) -> str:
+        """The node that a fault chose; empty when none did."""
+        occasion = _occasion(call, "", transactions)
+        chosen = self._faults.hitting(Site.CHOICE, occasion)
+        return chosen[-1].choose_node.node if chosen else ""
+
+    async def _suffer_watching(self, context: Context, act: Callable[[], Response]) -> Response:
+        if not self._faults:
+            return act()
+        return await suffer(self._faults, _occasion("WatchSignatures", "", ()), context, act)
+
+    def _refusal(self, call: str, node: Node, transaction: Transaction) -> Failure | None:
+        if not self._faults:
+            return None
+        occasion = Occasion(
+            call,
+            (CHAIN, *(swap.venue for swap in transaction.swaps)),
+            node.name,
+            lambda: subjects_of_memo(transaction.memo),
+        )
+        for fault in self._faults.hitting(Site.ITEM, occasion):
+            return Failure(Reason(fault.refuse.reason), "injected")
+        return None
+
+    def _simulate(self, node: Node, raw: bytes) -> pb.SimulationResult:
         try:
             transaction = read_transaction(raw)
         except Refused as refused:
             return pb.SimulationResult(error=_error(refused.failure))
+        refusal = self._refusal("SimulateTransactions", node, transaction)
         return pb.SimulationResult(
-            error=_error(self._chain.simulate(transaction)),
+            error=_error(refusal or self._chain.simulate(transaction)),
             compute_units=transaction.compute_units,
         )
 
+    def _send(self, node: Node, raw: bytes) -> pb.SendResult:
+        try:
+            transaction = read_transaction(raw)
+        except Refused as refused:
+            return pb.SendResult(error=_error(refused.failure))
+        failure = self._refusal("SendTransactions", node, transaction)
+        if failure is None:
+            try:
+                node.send(transaction)
+            except Refused as refused:
+                failure = refused.failure
+        return pb.SendResult(signature=transaction.signature, error=_error(failure))
 
-def _send(node: Node, raw: bytes) -> pb.SendResult:
-    try:
-        transaction = read_transaction(raw)
-    except Refused as refused:
-        return pb.SendResult(error=_error(refused.failure))
-    try:
-        node.send(transaction)
-    except Refused as refused:
-        return pb.SendResult(signature=transaction.signature, error=_error(refused.failure))
-    return pb.SendResult(signature=transaction.signature)
+
+def _occasion(call: str, node: str, transactions: Sequence[bytes]) -> Occasion:
+    return Occasion(call, (CHAIN,), node, lambda: _subjects(transactions))
+
+
+def _subjects(transactions: Sequence[bytes]) -> Iterator[Subject]:
+    for raw in transactions:
+        # What is no transaction is about nobody.
+        with suppress(Refused):
+            yield from subjects_of_memo(read_transaction(raw).memo)
 
 
 def _error(failure: Failure | None) -> pb.TransactionError | None:

@@ -9,6 +9,7 @@ from solders.pubkey import Pubkey
 
 from dex_sim import market
 from dex_sim.chain import Chain
+from dex_sim.effects import check
 from dex_sim.execution import LAMPORTS
 from engine.errors import InvalidRequest, Violation
 from engine.programs import U64_MAX
@@ -64,6 +65,31 @@ class ControlService(sim_pb2_grpc.SimControlServiceServicer):
                 for landed in fills
             ]
         )
+
+    async def InjectFault(
+        self, request: pb.InjectFaultRequest, context: Context
+    ) -> pb.InjectFaultResponse:
+        return pb.InjectFaultResponse(report=inject(self._chain, request.fault))
+
+    async def ListFaults(
+        self, request: pb.ListFaultsRequest, context: Context
+    ) -> pb.ListFaultsResponse:
+        return pb.ListFaultsResponse(
+            reports=self._chain.faults.reports(), slot=self._chain.faults.slot
+        )
+
+    async def ClearFaults(
+        self, request: pb.ClearFaultsRequest, context: Context
+    ) -> pb.ClearFaultsResponse:
+        faults = self._chain.faults
+        cleared = faults.clear(request.fault_ids) if request.fault_ids else faults.clear_all()
+        return pb.ClearFaultsResponse(reports=cleared)
+
+
+def inject(chain: Chain, fault: pb.Fault) -> pb.FaultReport:
+    """Put a fault in force; InvalidRequest, with all that is wrong, when it cannot strike."""
+    check(fault, nodes=chain.nodes, finalized_after_slots=chain.rules.finalized_after_slots)
+    return chain.faults.inject(fault)
 
 
 def _gift(request: pb.FundWalletRequest) -> int:

@@ -12,8 +12,6 @@ from dex_sim.transaction import Failure, Reason, Refused, Swap, Transaction
 # Lamports for network fees are kept beside the tokens, under a mint that cannot be.
 LAMPORTS: Final = ""
 
-BPS: Final = 10_000
-
 
 class Accounts:
     """Balances by (owner, mint) and pools by address.
@@ -88,12 +86,13 @@ class Outcome:
     fills: tuple[Fill, ...]
 
 
-def land(
-    transaction: Transaction, accounts: Accounts, slippage_bps: Callable[[str], int]
-) -> Outcome:
+# What a swap really yields of what the curve gives for it.
+Yield = Callable[[Swap, int], int]
+
+
+def land(transaction: Transaction, accounts: Accounts, yields: Yield) -> Outcome:
     """Execute a transaction whose fee is due whatever happens; all of its swaps happen or none.
 
-    `slippage_bps` tells how much less than the curve gives a venue's swap yields.
     Raises Refused when the wallet cannot pay the fee: then nothing happens at all.
     """
     if accounts.balance(transaction.wallet, LAMPORTS) < transaction.fee_lamports:
@@ -103,7 +102,7 @@ def land(
     fills: tuple[Fill, ...] = ()
     if failure is None:
         try:
-            fills = tuple([_swap(swap, draft, slippage_bps) for swap in transaction.swaps])
+            fills = tuple([_swap(swap, draft, yields) for swap in transaction.swaps])
         except Refused as refused:
             failure, draft = refused.failure, accounts.draft()
     changes = tuple(
@@ -123,6 +122,26 @@ def land(
     )
 
 
+def take_back(outcome: Outcome, accounts: Accounts) -> bool:
+    """Restore what was before an outcome, its fee included; later ones may stand.
+
+    False, with the accounts spoilt, when it cannot be: what it gave is spent.
+    """
+    changes = [(c.owner, c.mint, c.before - c.after) for c in outcome.changes]
+    for owner, mint, amount in (*changes, (outcome.wallet, LAMPORTS, outcome.fee_lamports)):
+        if accounts.balance(owner, mint) + amount < 0:
+            return False
+        accounts.add(owner, mint, amount)
+    for fill in outcome.fills:
+        pool = accounts.pool(fill.swap.pool)
+        assert pool is not None, "a swap that happened has its pool"
+        before = pool.after(fill.swap.mint_in, -fill.swap.amount_in, -fill.amount_out)
+        if not before.stands:
+            return False
+        accounts.pools[pool.address] = before
+    return True
+
+
 def undone(outcomes: Iterable[Outcome], wallet: str) -> dict[str, int]:
     """What to add to a wallet's balances, by mint, to see them as before these outcomes."""
     difference = {LAMPORTS: 0}
@@ -136,7 +155,7 @@ def undone(outcomes: Iterable[Outcome], wallet: str) -> dict[str, int]:
     return difference
 
 
-def _swap(swap: Swap, accounts: Accounts, slippage_bps: Callable[[str], int]) -> Fill:
+def _swap(swap: Swap, accounts: Accounts, yields: Yield) -> Fill:
     pool = accounts.pool(swap.pool)
     if pool is None or pool.venue != swap.venue or not pool.trades(swap.mint_in, swap.mint_out):
         raise Refused(Reason.PROGRAM_FAILED, "no such pool")
@@ -146,12 +165,15 @@ def _swap(swap: Swap, accounts: Accounts, slippage_bps: Callable[[str], int]) ->
         quoted = pool.offer(swap.mint_in, swap.amount_in).amount_out
     except Unfillable as unfillable:
         raise Refused(Reason.PROGRAM_FAILED, str(unfillable)) from None
-    amount_out = quoted * (BPS - slippage_bps(swap.venue)) // BPS
+    amount_out = yields(swap, quoted)
     if amount_out < max(swap.min_amount_out, 1):
         raise Refused(
             Reason.SLIPPAGE_EXCEEDED, f"yields {amount_out}, the floor is {swap.min_amount_out}"
         )
+    after = pool.after(swap.mint_in, swap.amount_in, amount_out)
+    if not after.stands:
+        raise Refused(Reason.PROGRAM_FAILED, "the pool holds too little")
     accounts.add(swap.wallet, swap.mint_in, -swap.amount_in)
     accounts.add(swap.wallet, swap.mint_out, amount_out)
-    accounts.pools[swap.pool] = pool.after(swap.mint_in, swap.amount_in, amount_out)
+    accounts.pools[swap.pool] = after
     return Fill(swap, amount_out)

@@ -53,6 +53,10 @@ CREATE TABLE IF NOT EXISTS swaps (
     mint_in        TEXT NOT NULL,
     mint_out       TEXT NOT NULL
 );
+-- Numbers of swaps that a fork switch took back: never given again.
+CREATE TABLE IF NOT EXISTS swaps_taken_back (
+    number INTEGER PRIMARY KEY
+);
 CREATE TABLE IF NOT EXISTS balances (
     owner  TEXT NOT NULL,
     mint   TEXT NOT NULL,
@@ -67,6 +71,15 @@ CREATE TABLE IF NOT EXISTS pools (
 ) WITHOUT ROWID;
 """
 
+LAST_SWAP_NUMBER: Final = """
+SELECT max(number) FROM (SELECT number FROM swaps UNION ALL SELECT number FROM swaps_taken_back)
+"""
+TAKE_BACK_SWAPS: Final = """
+INSERT INTO swaps_taken_back SELECT number FROM swaps WHERE signature = ?
+"""
+REWRITE_TRANSACTION: Final = """
+UPDATE transactions SET reason = ?, message = ?, changes = ? WHERE signature = ?
+"""
 ADD_TRANSACTION: Final = "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 ADD_SWAP: Final = "INSERT INTO swaps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 SET_BALANCE: Final = "INSERT OR REPLACE INTO balances VALUES (?, ?, ?)"
@@ -122,12 +135,15 @@ class LandedFill:
 
 
 class Ledger:
-    """Everything that ever became visible. Writes are durable against the death of the process."""
+    """Everything that became visible and still holds.
+
+    Writes are durable against the death of the process.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self.transaction_count = self._number("SELECT max(number) FROM transactions")
-        self._swap_count = self._number("SELECT max(number) FROM swaps")
+        self._swap_count = self._number(LAST_SWAP_NUMBER)
 
     def append(
         self,
@@ -153,24 +169,7 @@ class Ledger:
             )
             for number, outcome in enumerate(outcomes, self.transaction_count + 1)
         ]
-        fills = [(outcome, fill) for outcome in outcomes for fill in outcome.fills]
-        swaps = [
-            (
-                number,
-                outcome.signature,
-                block.slot,
-                outcome.memo,
-                str(fill.amount_out),
-                str(fill.swap.amount_in),
-                str(fill.swap.min_amount_out),
-                fill.swap.venue,
-                fill.swap.pool,
-                fill.swap.wallet,
-                fill.swap.mint_in,
-                fill.swap.mint_out,
-            )
-            for number, (outcome, fill) in enumerate(fills, self._swap_count + 1)
-        ]
+        swaps = self._swap_rows(block.slot, outcomes)
         with self._db as db:
             db.execute("DELETE FROM blocks WHERE height <= ?", (block.height - keep_blocks,))
             db.execute(
@@ -179,14 +178,33 @@ class Ledger:
             db.executemany(ADD_TRANSACTION, transactions)
             db.executemany(ADD_SWAP, swaps)
             db.executemany(SET_BALANCE, _balance_rows(balances))
-            db.executemany(
-                SET_POOL,
-                [
-                    (pool.address, str(pool.reserve_a), str(pool.reserve_b), pool.volatility_ppm)
-                    for pool in pools.values()
-                ],
-            )
+            db.executemany(SET_POOL, _pool_rows(pools))
         self.transaction_count += len(transactions)
+        self._swap_count += len(swaps)
+
+    def rewrite(
+        self,
+        slot: int,
+        signature: str,
+        outcome: Outcome | None,
+        balances: Mapping[tuple[str, str], int],
+        pools: Mapping[str, Pool],
+    ) -> None:
+        """Put another outcome in the place of one that landed, or none; its fee stays."""
+        swaps = self._swap_rows(slot, [outcome] if outcome else [])
+        with self._db as db:
+            db.execute(TAKE_BACK_SWAPS, (signature,))
+            db.execute("DELETE FROM swaps WHERE signature = ?", (signature,))
+            if outcome is None:
+                db.execute("DELETE FROM transactions WHERE signature = ?", (signature,))
+            else:
+                reason = outcome.failure and outcome.failure.reason
+                message = outcome.failure and outcome.failure.message
+                changes = _changes_to_text(outcome.changes)
+                db.execute(REWRITE_TRANSACTION, (reason, message, changes, signature))
+            db.executemany(ADD_SWAP, swaps)
+            db.executemany(SET_BALANCE, _balance_rows(balances))
+            db.executemany(SET_POOL, _pool_rows(pools))
         self._swap_count += len(swaps)
 
     def set_balances(self, balances: Mapping[tuple[str, str], int]) -> None:
@@ -250,6 +268,26 @@ class Ledger:
         )
         return [_landed_fill(*row) for row in rows]
 
+    def _swap_rows(self, slot: int, outcomes: Sequence[Outcome]) -> list[tuple[object, ...]]:
+        fills = [(outcome, fill) for outcome in outcomes for fill in outcome.fills]
+        return [
+            (
+                number,
+                outcome.signature,
+                slot,
+                outcome.memo,
+                str(fill.amount_out),
+                str(fill.swap.amount_in),
+                str(fill.swap.min_amount_out),
+                fill.swap.venue,
+                fill.swap.pool,
+                fill.swap.wallet,
+                fill.swap.mint_in,
+                fill.swap.mint_out,
+            )
+            for number, (outcome, fill) in enumerate(fills, self._swap_count + 1)
+        ]
+
     def _number(self, query: str) -> int:
         [found] = self._db.execute(query).fetchone()
         return int(found or 0)
@@ -284,6 +322,13 @@ def open_ledger(directory: Path) -> Iterator[Ledger]:
 
 def _balance_rows(balances: Mapping[tuple[str, str], int]) -> list[tuple[str, str, str]]:
     return [(owner, mint, str(amount)) for (owner, mint), amount in balances.items()]
+
+
+def _pool_rows(pools: Mapping[str, Pool]) -> list[tuple[object, ...]]:
+    return [
+        (pool.address, str(pool.reserve_a), str(pool.reserve_b), pool.volatility_ppm)
+        for pool in pools.values()
+    ]
 
 
 def _changes_to_text(changes: Iterable[Change]) -> str:

@@ -87,6 +87,11 @@ class Pool:
             self, reserve_a=self.reserve_a + change_a, reserve_b=self.reserve_b + change_b
         )
 
+    @property
+    def stands(self) -> bool:
+        """Whether it holds something of both."""
+        return self.reserve_a > 0 and self.reserve_b > 0
+
     def deviation_ppm(self) -> int:
         """How far the price of a in b stands above (or below) the long-run price."""
         return _move_ppm(self.reference_a, self.reference_b, self.reserve_a, self.reserve_b)

@@ -36,6 +36,9 @@ class Settings(ServiceSettings):
         description="NAME=HOST:PORT[,NAME=HOST:PORT…], names out of raydium and meteora",
     )
     control_enabled: bool = Field(False, description="true to serve SimControlService as well")
+    faults_file: Path | None = Field(
+        None, description="an engine.v1.FaultPlan as JSON: faults to begin with"
+    )
     seed: int = Field(1, description="a whole number; the same one repeats the schedule")
     slot_milliseconds: int = Field(
         400, ge=0, le=60_000, description="length of a slot; 0: a block as soon as there is work"

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from functools import lru_cache
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from typing import Final
 
-import grpc
 from google.protobuf import timestamp_pb2
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 
+from dex_sim.calls import Context, Response, suffer
 from dex_sim.chain import Chain
 from dex_sim.chance import Chance, Range
+from dex_sim.effects import REFUSALS, Site
+from dex_sim.faults import Occasion, Subject
+from dex_sim.garbage import misbuilt, misquoted
 from dex_sim.pool import Pool, Unfillable
 from engine.errors import InvalidRequest, Violation
 from engine.programs import SwapTerms, swap_instructions
+from engine.v1 import sim_pb2, venue_pb2_grpc
 from engine.v1 import venue_pb2 as pb
-from engine.v1 import venue_pb2_grpc
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_ITEMS: Final = 500
 QUOTE_LIFE_SECONDS: Final = 30
@@ -40,6 +41,7 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
     ) -> None:
         self._venue = venue
         self._chain = chain
+        self._faults = chain.faults
         self._chance = chance
         self._quote_delay_milliseconds = quote_delay_milliseconds
         self._build_delay_milliseconds = build_delay_milliseconds
@@ -54,29 +56,64 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
     async def ListPools(
         self, request: pb.ListPoolsRequest, context: Context
     ) -> pb.ListPoolsResponse:
-        return pb.ListPoolsResponse(pools=self._pools(self._addresses))
+        return await self._answer(
+            "ListPools",
+            (),
+            context,
+            lambda: pb.ListPoolsResponse(pools=self._pools(self._addresses)),
+        )
 
     async def Quote(self, request: pb.QuoteRequest, context: Context) -> pb.QuoteResponse:
         _bounded("queries", request.queries)
         await self._pause("Quote", self._quote_delay_milliseconds)
         expire_time = timestamp_pb2.Timestamp(seconds=int(time.time()) + QUOTE_LIFE_SECONDS)
-        return pb.QuoteResponse(results=[self._quote(q, expire_time) for q in request.queries])
+        return await self._answer(
+            "Quote",
+            request.queries,
+            context,
+            lambda: pb.QuoteResponse(
+                results=[self._quote(q, expire_time) for q in request.queries]
+            ),
+        )
 
     async def BuildSwap(
         self, request: pb.BuildSwapRequest, context: Context
     ) -> pb.BuildSwapResponse:
         _bounded("swaps", request.swaps)
         await self._pause("BuildSwap", self._build_delay_milliseconds)
-        return pb.BuildSwapResponse(results=[self._build(swap) for swap in request.swaps])
+        return await self._answer(
+            "BuildSwap",
+            request.swaps,
+            context,
+            lambda: pb.BuildSwapResponse(results=[self._build(swap) for swap in request.swaps]),
+        )
 
     async def WatchPools(
         self, request: pb.WatchPoolsRequest, context: Context
     ) -> AsyncIterator[pb.WatchPoolsResponse]:
         # Listen before reading, so that no change falls between the two.
         with self._chain.pool_feeds.open(self._venue) as feed:
-            yield pb.WatchPoolsResponse(pools=self._pools(self._addresses))
+            addresses: Sequence[str] = self._addresses
             while True:
-                yield pb.WatchPoolsResponse(pools=self._pools(await feed.take()))
+                changed = partial(pb.WatchPoolsResponse, pools=self._pools(addresses))
+                yield await self._answer("WatchPools", (), context, changed)
+                addresses = await feed.take()
+
+    async def _answer(
+        self,
+        call: str,
+        items: Iterable[pb.QuoteQuery | pb.SwapOrder],
+        context: Context,
+        act: Callable[[], Response],
+    ) -> Response:
+        if not self._faults:
+            return act()
+        return await suffer(self._faults, self._occasion(call, items), context, act)
+
+    def _occasion(self, call: str, items: Iterable[pb.QuoteQuery | pb.SwapOrder]) -> Occasion:
+        return Occasion(
+            call, (self._venue,), subjects=lambda: [Subject(item.order_id, 0) for item in items]
+        )
 
     async def _pause(self, call: str, milliseconds: Range) -> None:
         drawn = self._chance.next(self._venue, f"delay/{call}", milliseconds)
@@ -102,19 +139,27 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
             return pb.QuoteResult(
                 refusal=_refusal(pb.REFUSAL_REASON_INSUFFICIENT_LIQUIDITY, str(unfillable))
             )
-        return pb.QuoteResult(
-            quote=pb.Quote(
-                pool=address,
-                mint_in=query.mint_in,
-                mint_out=query.mint_out,
-                amount_in=query.amount_in,
-                amount_out=offer.amount_out,
-                fee=offer.fee,
-                price_impact_ppm=offer.price_impact_ppm,
-                slot=self._chain.head.slot,
-                expire_time=expire_time,
-            )
+        quote = pb.Quote(
+            pool=address,
+            mint_in=query.mint_in,
+            mint_out=query.mint_out,
+            amount_in=query.amount_in,
+            amount_out=offer.amount_out,
+            fee=offer.fee,
+            price_impact_ppm=offer.price_impact_ppm,
+            slot=self._chain.head.slot,
+            expire_time=expire_time,
         )
+        if self._faults:
+            return self._spoilt_quote(query, quote)
+        return pb.QuoteResult(quote=quote)
+
+    def _spoilt_quote(self, query: pb.QuoteQuery, quote: pb.Quote) -> pb.QuoteResult:
+        for fault in self._faults.hitting(Site.ITEM, self._occasion("Quote", [query])):
+            if fault.HasField("refuse"):
+                return pb.QuoteResult(refusal=_injected(fault.refuse))
+            misquoted(quote, fault.misquote)
+        return pb.QuoteResult(quote=quote)
 
     def _build(self, swap: pb.SwapOrder) -> pb.BuildSwapResult:
         if self._address_of_pair.get((swap.mint_in, swap.mint_out)) != swap.pool:
@@ -133,9 +178,18 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
             )
         except ValueError as error:
             return pb.BuildSwapResult(refusal=_refusal(pb.REFUSAL_REASON_INVALID, str(error)))
-        return pb.BuildSwapResult(
-            swap=pb.SwapInstructions(instructions=map(_instruction, swap_instructions(terms)))
-        )
+        if self._faults:
+            return self._spoilt_swap(swap, terms)
+        return _built(swap_instructions(terms))
+
+    def _spoilt_swap(self, swap: pb.SwapOrder, terms: SwapTerms) -> pb.BuildSwapResult:
+        instructions = swap_instructions(terms)
+        for fault in self._faults.hitting(Site.ITEM, self._occasion("BuildSwap", [swap])):
+            if fault.HasField("refuse"):
+                return pb.BuildSwapResult(refusal=_injected(fault.refuse))
+            other_pool = next(address for address in self._addresses if address != swap.pool)
+            instructions = misbuilt(terms, fault.misbuild, other_pool)
+        return _built(instructions)
 
 
 def _pool(pool: Pool, slot: int) -> pb.Pool:
@@ -147,6 +201,12 @@ def _pool(pool: Pool, slot: int) -> pb.Pool:
         reserve_b=str(pool.reserve_b),
         fee_ppm=pool.fee_ppm,
         slot=slot,
+    )
+
+
+def _built(instructions: Iterable[Instruction]) -> pb.BuildSwapResult:
+    return pb.BuildSwapResult(
+        swap=pb.SwapInstructions(instructions=map(_instruction, instructions))
     )
 
 
@@ -168,6 +228,13 @@ def _account(account: AccountMeta) -> pb.AccountMeta:
 
 def _refusal(reason: pb.RefusalReason.ValueType, message: str) -> pb.Refusal:
     return pb.Refusal(reason=reason, message=message)
+
+
+def _injected(refuse: sim_pb2.RefuseItem) -> pb.Refusal:
+    refusal = _refusal(pb.RefusalReason.ValueType(REFUSALS[refuse.reason]), "injected")
+    if refuse.HasField("retry_delay"):
+        refusal.retry_delay.CopyFrom(refuse.retry_delay)
+    return refusal
 
 
 def _bounded(field: str, items: Sequence[object]) -> None:

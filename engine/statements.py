@@ -154,7 +154,6 @@ SELECT o.*, clock_timestamp() AS read_time,
   FROM orders o
 """
 
-GET: Final = _READ + "WHERE o.order_id = $1"
 GET_MANY: Final = _READ + "WHERE o.order_id = ANY($1::uuid[])"
 GET_BY_CLIENT_ORDER_ID: Final = _READ + "WHERE o.account = $1 AND o.client_order_id = $2"
 GET_MANY_BY_CLIENT_ORDER_ID: Final = (

@@ -27,6 +27,7 @@ STATEMENT_SECONDS: Final = 5.0
 OPEN_SECONDS: Final = 30.0
 CONNECTIONS: Final = 6
 WRITERS: Final = 2
+READERS: Final = 2
 BATCH_LIMIT: Final = 250
 
 # How far the looks at an order that stands still back off.
@@ -66,6 +67,9 @@ class Store:
     def __init__(self, pool: asyncpg.Pool, tokens: Tokens) -> None:
         self._pool = pool
         self.tokens = tokens
+        self._gets: Batcher[UUID, Order | None] = Batcher(
+            self._get_rows, limit=BATCH_LIMIT, in_flight=READERS
+        )
         self._adds: Batcher[Order, Added] = Batcher(
             self._add_batch, limit=BATCH_LIMIT, in_flight=WRITERS
         )
@@ -89,8 +93,7 @@ class Store:
 
     async def get(self, order_id: UUID) -> Order | None:
         """The order, or None."""
-        row = await self._fetchrow(statements.GET, order_id)
-        return None if row is None else rows.order(row)
+        return await self._gets.submit(order_id)
 
     async def get_by_client_order_id(self, account: str, client_order_id: str) -> Order | None:
         """The order that this account gave this key, or None."""
@@ -140,6 +143,7 @@ class Store:
 
     async def close(self) -> None:
         """Answer what was submitted; the pool is its opener's to close."""
+        await self._gets.close()
         await self._adds.close()
         await self._saves.close()
 
@@ -171,6 +175,11 @@ class Store:
             ) from error
 
     # ── batches ───────────────────────────────────────────────────────────────────────────
+
+    async def _get_rows(self, order_ids: Sequence[UUID]) -> list[Order | None]:
+        found = await self._fetch(statements.GET_MANY, order_ids)
+        orders = {order.order_id: order for order in map(rows.order, found)}
+        return [orders.get(order_id) for order_id in order_ids]
 
     async def _add_batch(self, orders: Sequence[Order]) -> list[Added | BaseException]:
         return await self._row_by_row_on_bad_data(self._add_rows, orders)

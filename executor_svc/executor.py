@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from uuid import UUID
 
@@ -56,22 +57,26 @@ class Executor:
         if order.route is None:
             await self._relay.offer(order)
             return
-        if order.status is Status.ROUTING:
-            order = await self._relay.commit(order.start_building())
-        try:
-            attempt = await self._attempt(order)
-        except Refused as refusal:
-            failure = Failure(refusal.reason, str(refusal))
+        # Building changes nothing, so it need not wait for the commit that says we build.
+        building, attempt = await asyncio.gather(
+            self._building(order), self._attempt(order), return_exceptions=True
+        )
+        if isinstance(building, BaseException):
+            raise building
+        if isinstance(attempt, Refused):
+            failure = Failure(attempt.reason, str(attempt))
             await self._relay.commit(
-                order.fail(failure) if refusal.permanent else order.retry_or_fail(failure)
+                building.fail(failure) if attempt.permanent else building.retry_or_fail(failure)
             )
             return
-        except Unanswered as error:
-            failure = Failure("CHAIN_UNAVAILABLE", str(error))
-            await self._relay.commit(order.retry_or_fail(failure))
+        if isinstance(attempt, Unanswered):
+            failure = Failure("CHAIN_UNAVAILABLE", str(attempt))
+            await self._relay.commit(building.retry_or_fail(failure))
             return
+        if isinstance(attempt, BaseException):
+            raise attempt
         # R1: on record before the first byte leaves. R2: whoever loses here has no attempt.
-        await self._relay.commit(order.sign(attempt))
+        await self._relay.commit(building.sign(attempt))
         await self.send(attempt)
 
     async def send(self, attempt: Attempt) -> None:
@@ -83,6 +88,11 @@ class Executor:
             await self._chain.send(attempt.transaction)
         except (Refused, Unanswered) as error:
             logger.debug("sending gave no acceptance", signature=attempt.signature, why=str(error))
+
+    async def _building(self, order: Order) -> Order:
+        if order.status is Status.ROUTING:
+            return await self._relay.commit(order.start_building())
+        return order
 
     async def _attempt(self, order: Order) -> Attempt:
         """A signed transaction for the order's route, not on record yet and not sent.

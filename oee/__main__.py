@@ -10,7 +10,7 @@ import grpc
 import typer
 
 from engine.errors import StartupError
-from oee import orders
+from oee import faults, orders
 from oee.client import TIMEOUT_SECONDS, connect
 from oee.console import EXIT_CODES, Edge, paint, say
 from oee.orders import Engine
@@ -27,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(orders.commands)
+app.add_typer(faults.commands, name="faults")
 
 
 @app.callback()

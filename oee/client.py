@@ -205,7 +205,7 @@ class Client:
                         yield response.event
                 return
             except grpc.RpcError as error:
-                failure = _failure(error)
+                failure = failure_of(error)
             finally:
                 stream.cancel()
             if failure.code not in RESUMABLE:
@@ -230,7 +230,7 @@ class Client:
         try:
             return method(request, timeout=self._timeout_seconds)
         except grpc.RpcError as error:
-            raise _failure(error) from None
+            raise failure_of(error) from None
 
     def _pages(
         self, method: grpc.UnaryUnaryMultiCallable[PageRequest, PageResponse], request: PageRequest
@@ -243,7 +243,7 @@ class Client:
             request.page_token = page.next_page_token
 
 
-def _failure(error: grpc.RpcError) -> CallFailed:
+def failure_of(error: grpc.RpcError) -> CallFailed:
     """What a failed call says of itself, the details in its trailers included."""
     code, message = error.code(), error.details() or error.code().name
     try:

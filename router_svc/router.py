@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from uuid import UUID
 
 from engine.lifecycle import Status
+from engine.order import Order
 from engine.relay import Relay
 from engine.routing import NoOffer, choose
 from engine.store import Store
@@ -44,15 +46,20 @@ class Router:
         if order.route is not None:
             await self._relay.offer(order)
             return
-        if order.status is Status.PENDING:
-            order = await self._relay.commit(order.start_routing())
-        quotes = await gather_quotes(
-            self._venues, order.request, str(order_id), self._quote_timeout_seconds
+        # Quotes change nothing, so they need not wait for the commit that says we ask for them.
+        started, quotes = await asyncio.gather(
+            self._started(order),
+            gather_quotes(self._venues, order.request, str(order_id), self._quote_timeout_seconds),
         )
-        decision = choose(order.request, order.min_amount_out, quotes)
+        decision = choose(started.request, started.min_amount_out, quotes)
         if not isinstance(decision, NoOffer):
-            await self._relay.offer(await self._relay.commit(order.choose_route(decision)))
+            await self._relay.offer(await self._relay.commit(started.choose_route(decision)))
         elif decision.permanent:
-            await self._relay.commit(order.fail(decision.failure, decision.decision))
+            await self._relay.commit(started.fail(decision.failure, decision.decision))
         else:
-            await self._relay.commit(order.retry_or_fail(decision.failure, decision.decision))
+            await self._relay.commit(started.retry_or_fail(decision.failure, decision.decision))
+
+    async def _started(self, order: Order) -> Order:
+        if order.status is Status.PENDING:
+            return await self._relay.commit(order.start_routing())
+        return order

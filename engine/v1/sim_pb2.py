@@ -22,25 +22,76 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x65ngine/v1/sim.proto\x12\tengine.v1\"A\n\x11\x46undWalletRequest\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12\x0c\n\x04mint\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\t\"%\n\x12\x46undWalletResponse\x12\x0f\n\x07\x62\x61lance\x18\x01 \x01(\t\"7\n\x10ListSwapsRequest\x12\x14\n\x0c\x61\x66ter_number\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"\xda\x01\n\nLandedSwap\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tsignature\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\x04\x12\r\n\x05venue\x18\x04 \x01(\t\x12\x0c\n\x04pool\x18\x05 \x01(\t\x12\x0e\n\x06wallet\x18\x06 \x01(\t\x12\x0f\n\x07mint_in\x18\x07 \x01(\t\x12\x10\n\x08mint_out\x18\x08 \x01(\t\x12\x11\n\tamount_in\x18\t \x01(\x04\x12\x12\n\namount_out\x18\n \x01(\x04\x12\x16\n\x0emin_amount_out\x18\x0b \x01(\x04\x12\x0c\n\x04memo\x18\x0c \x01(\t\"9\n\x11ListSwapsResponse\x12$\n\x05swaps\x18\x01 \x03(\x0b\x32\x15.engine.v1.LandedSwap2\xa6\x01\n\x11SimControlService\x12I\n\nFundWallet\x12\x1c.engine.v1.FundWalletRequest\x1a\x1d.engine.v1.FundWalletResponse\x12\x46\n\tListSwaps\x12\x1b.engine.v1.ListSwapsRequest\x1a\x1c.engine.v1.ListSwapsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x65ngine/v1/sim.proto\x12\tengine.v1\x1a\x1egoogle/protobuf/duration.proto\"A\n\x11\x46undWalletRequest\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12\x0c\n\x04mint\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\t\"%\n\x12\x46undWalletResponse\x12\x0f\n\x07\x62\x61lance\x18\x01 \x01(\t\"7\n\x10ListSwapsRequest\x12\x14\n\x0c\x61\x66ter_number\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"\xda\x01\n\nLandedSwap\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x11\n\tsignature\x18\x02 \x01(\t\x12\x0c\n\x04slot\x18\x03 \x01(\x04\x12\r\n\x05venue\x18\x04 \x01(\t\x12\x0c\n\x04pool\x18\x05 \x01(\t\x12\x0e\n\x06wallet\x18\x06 \x01(\t\x12\x0f\n\x07mint_in\x18\x07 \x01(\t\x12\x10\n\x08mint_out\x18\x08 \x01(\t\x12\x11\n\tamount_in\x18\t \x01(\x04\x12\x12\n\namount_out\x18\n \x01(\x04\x12\x16\n\x0emin_amount_out\x18\x0b \x01(\x04\x12\x0c\n\x04memo\x18\x0c \x01(\t\"9\n\x11ListSwapsResponse\x12$\n\x05swaps\x18\x01 \x03(\x0b\x32\x15.engine.v1.LandedSwap\"\xf7\x05\n\x05\x46\x61ult\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\t\x12\r\n\x05venue\x18\x02 \x01(\t\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x13\n\x0b\x65xcept_node\x18\x04 \x01(\t\x12\x10\n\x08order_id\x18\x05 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\r\x12\x0b\n\x03nth\x18\x07 \x01(\r\x12\r\n\x05times\x18\x08 \x01(\r\x12\x0f\n\x07percent\x18\t \x01(\r\x12(\n\x05lasts\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nuntil_slot\x18\x0b \x01(\x04\x12#\n\x04\x66\x61il\x18\x14 \x01(\x0b\x32\x13.engine.v1.FailCallH\x00\x12#\n\x04slow\x18\x15 \x01(\x0b\x32\x13.engine.v1.SlowCallH\x00\x12,\n\x08miscount\x18\x16 \x01(\x0b\x32\x18.engine.v1.MiscountItemsH\x00\x12,\n\x0b\x63hoose_node\x18\x17 \x01(\x0b\x32\x15.engine.v1.ChooseNodeH\x00\x12\'\n\x06refuse\x18\x18 \x01(\x0b\x32\x15.engine.v1.RefuseItemH\x00\x12\'\n\x08misquote\x18\x19 \x01(\x0b\x32\x13.engine.v1.MisquoteH\x00\x12\'\n\x08misbuild\x18\x1a \x01(\x0b\x32\x13.engine.v1.MisbuildH\x00\x12!\n\x03lag\x18\x1b \x01(\x0b\x32\x12.engine.v1.LagNodeH\x00\x12*\n\x04\x64rop\x18\x1c \x01(\x0b\x32\x1a.engine.v1.DropTransactionH\x00\x12*\n\x04hold\x18\x1d \x01(\x0b\x32\x1a.engine.v1.HoldTransactionH\x00\x12.\n\x06repeat\x18\x1e \x01(\x0b\x32\x1c.engine.v1.RepeatTransactionH\x00\x12#\n\x04slip\x18\x1f \x01(\x0b\x32\x13.engine.v1.SlipSwapH\x00\x12%\n\x04\x66ork\x18  \x01(\x0b\x32\x15.engine.v1.SwitchForkH\x00\x42\x08\n\x06\x65\x66\x66\x65\x63t\"-\n\tFaultPlan\x12 \n\x06\x66\x61ults\x18\x01 \x03(\x0b\x32\x10.engine.v1.Fault\"^\n\x08\x46\x61ilCall\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_acting\x18\x02 \x01(\x08\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"J\n\x08SlowCall\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0c\x61\x66ter_acting\x18\x02 \x01(\x08\"\x1b\n\rMiscountItems\x12\n\n\x02\x62y\x18\x01 \x01(\x11\"\x1a\n\nChooseNode\x12\x0c\n\x04node\x18\x01 \x01(\t\"L\n\nRefuseItem\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12.\n\x0bretry_delay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"A\n\x08Misquote\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.engine.v1.MisquoteKind\x12\x0e\n\x06\x66\x61\x63tor\x18\x02 \x01(\r\"1\n\x08Misbuild\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.engine.v1.MisbuildKind\"(\n\x07LagNode\x12\r\n\x05slots\x18\x01 \x01(\r\x12\x0e\n\x06\x66rozen\x18\x02 \x01(\x08\"\x11\n\x0f\x44ropTransaction\"!\n\x0fHoldTransaction\x12\x0e\n\x06\x62locks\x18\x01 \x01(\r\"\x13\n\x11RepeatTransaction\"\n\n\x08SlipSwap\"f\n\nSwitchFork\x12%\n\x06result\x18\x01 \x01(\x0e\x32\x15.engine.v1.ForkResult\x12\x13\n\x0b\x61\x66ter_slots\x18\x02 \x01(\r\x12\x1c\n\x14restored_after_slots\x18\x03 \x01(\r\"\x90\x01\n\x0b\x46\x61ultReport\x12\x10\n\x08\x66\x61ult_id\x18\x01 \x01(\r\x12\x1f\n\x05\x66\x61ult\x18\x02 \x01(\x0b\x32\x10.engine.v1.Fault\x12\x0c\n\x04seen\x18\x03 \x01(\x04\x12\x0c\n\x04hits\x18\x04 \x01(\x04\x12\x16\n\tremaining\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04over\x18\x06 \x01(\x08\x42\x0c\n\n_remaining\"5\n\x12InjectFaultRequest\x12\x1f\n\x05\x66\x61ult\x18\x01 \x01(\x0b\x32\x10.engine.v1.Fault\"=\n\x13InjectFaultResponse\x12&\n\x06report\x18\x01 \x01(\x0b\x32\x16.engine.v1.FaultReport\"\x13\n\x11ListFaultsRequest\"K\n\x12ListFaultsResponse\x12\'\n\x07reports\x18\x01 \x03(\x0b\x32\x16.engine.v1.FaultReport\x12\x0c\n\x04slot\x18\x02 \x01(\x04\"\'\n\x12\x43learFaultsRequest\x12\x11\n\tfault_ids\x18\x01 \x03(\r\">\n\x13\x43learFaultsResponse\x12\'\n\x07reports\x18\x01 \x03(\x0b\x32\x16.engine.v1.FaultReport*\xab\x01\n\x0cMisquoteKind\x12\x1d\n\x19MISQUOTE_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19MISQUOTE_KIND_WRONG_TOKEN\x10\x01\x12\x1f\n\x1bMISQUOTE_KIND_ABSURD_AMOUNT\x10\x02\x12!\n\x1dMISQUOTE_KIND_WRONG_AMOUNT_IN\x10\x03\x12\x19\n\x15MISQUOTE_KIND_EXPIRED\x10\x04*\xc1\x01\n\x0cMisbuildKind\x12\x1d\n\x19MISBUILD_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13MISBUILD_KIND_DRAIN\x10\x01\x12\x1d\n\x19MISBUILD_KIND_LOWER_FLOOR\x10\x02\x12\x1c\n\x18MISBUILD_KIND_OTHER_POOL\x10\x03\x12\x19\n\x15MISBUILD_KIND_MORE_IN\x10\x04\x12!\n\x1dMISBUILD_KIND_OTHER_RECIPIENT\x10\x05*u\n\nForkResult\x12\x1b\n\x17\x46ORK_RESULT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x46ORK_RESULT_DROPPED\x10\x01\x12\x18\n\x14\x46ORK_RESULT_RESTORED\x10\x02\x12\x17\n\x13\x46ORK_RESULT_FLIPPED\x10\x03\x32\x8d\x03\n\x11SimControlService\x12I\n\nFundWallet\x12\x1c.engine.v1.FundWalletRequest\x1a\x1d.engine.v1.FundWalletResponse\x12\x46\n\tListSwaps\x12\x1b.engine.v1.ListSwapsRequest\x1a\x1c.engine.v1.ListSwapsResponse\x12L\n\x0bInjectFault\x12\x1d.engine.v1.InjectFaultRequest\x1a\x1e.engine.v1.InjectFaultResponse\x12I\n\nListFaults\x12\x1c.engine.v1.ListFaultsRequest\x1a\x1d.engine.v1.ListFaultsResponse\x12L\n\x0b\x43learFaults\x12\x1d.engine.v1.ClearFaultsRequest\x1a\x1e.engine.v1.ClearFaultsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'engine.v1.sim_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FUNDWALLETREQUEST']._serialized_start=34
-  _globals['_FUNDWALLETREQUEST']._serialized_end=99
-  _globals['_FUNDWALLETRESPONSE']._serialized_start=101
-  _globals['_FUNDWALLETRESPONSE']._serialized_end=138
-  _globals['_LISTSWAPSREQUEST']._serialized_start=140
-  _globals['_LISTSWAPSREQUEST']._serialized_end=195
-  _globals['_LANDEDSWAP']._serialized_start=198
-  _globals['_LANDEDSWAP']._serialized_end=416
-  _globals['_LISTSWAPSRESPONSE']._serialized_start=418
-  _globals['_LISTSWAPSRESPONSE']._serialized_end=475
-  _globals['_SIMCONTROLSERVICE']._serialized_start=478
-  _globals['_SIMCONTROLSERVICE']._serialized_end=644
+  _globals['_MISQUOTEKIND']._serialized_start=2445
+  _globals['_MISQUOTEKIND']._serialized_end=2616
+  _globals['_MISBUILDKIND']._serialized_start=2619
+  _globals['_MISBUILDKIND']._serialized_end=2812
+  _globals['_FORKRESULT']._serialized_start=2814
+  _globals['_FORKRESULT']._serialized_end=2931
+  _globals['_FUNDWALLETREQUEST']._serialized_start=66
+  _globals['_FUNDWALLETREQUEST']._serialized_end=131
+  _globals['_FUNDWALLETRESPONSE']._serialized_start=133
+  _globals['_FUNDWALLETRESPONSE']._serialized_end=170
+  _globals['_LISTSWAPSREQUEST']._serialized_start=172
+  _globals['_LISTSWAPSREQUEST']._serialized_end=227
+  _globals['_LANDEDSWAP']._serialized_start=230
+  _globals['_LANDEDSWAP']._serialized_end=448
+  _globals['_LISTSWAPSRESPONSE']._serialized_start=450
+  _globals['_LISTSWAPSRESPONSE']._serialized_end=507
+  _globals['_FAULT']._serialized_start=510
+  _globals['_FAULT']._serialized_end=1269
+  _globals['_FAULTPLAN']._serialized_start=1271
+  _globals['_FAULTPLAN']._serialized_end=1316
+  _globals['_FAILCALL']._serialized_start=1318
+  _globals['_FAILCALL']._serialized_end=1412
+  _globals['_SLOWCALL']._serialized_start=1414
+  _globals['_SLOWCALL']._serialized_end=1488
+  _globals['_MISCOUNTITEMS']._serialized_start=1490
+  _globals['_MISCOUNTITEMS']._serialized_end=1517
+  _globals['_CHOOSENODE']._serialized_start=1519
+  _globals['_CHOOSENODE']._serialized_end=1545
+  _globals['_REFUSEITEM']._serialized_start=1547
+  _globals['_REFUSEITEM']._serialized_end=1623
+  _globals['_MISQUOTE']._serialized_start=1625
+  _globals['_MISQUOTE']._serialized_end=1690
+  _globals['_MISBUILD']._serialized_start=1692
+  _globals['_MISBUILD']._serialized_end=1741
+  _globals['_LAGNODE']._serialized_start=1743
+  _globals['_LAGNODE']._serialized_end=1783
+  _globals['_DROPTRANSACTION']._serialized_start=1785
+  _globals['_DROPTRANSACTION']._serialized_end=1802
+  _globals['_HOLDTRANSACTION']._serialized_start=1804
+  _globals['_HOLDTRANSACTION']._serialized_end=1837
+  _globals['_REPEATTRANSACTION']._serialized_start=1839
+  _globals['_REPEATTRANSACTION']._serialized_end=1858
+  _globals['_SLIPSWAP']._serialized_start=1860
+  _globals['_SLIPSWAP']._serialized_end=1870
+  _globals['_SWITCHFORK']._serialized_start=1872
+  _globals['_SWITCHFORK']._serialized_end=1974
+  _globals['_FAULTREPORT']._serialized_start=1977
+  _globals['_FAULTREPORT']._serialized_end=2121
+  _globals['_INJECTFAULTREQUEST']._serialized_start=2123
+  _globals['_INJECTFAULTREQUEST']._serialized_end=2176
+  _globals['_INJECTFAULTRESPONSE']._serialized_start=2178
+  _globals['_INJECTFAULTRESPONSE']._serialized_end=2239
+  _globals['_LISTFAULTSREQUEST']._serialized_start=2241
+  _globals['_LISTFAULTSREQUEST']._serialized_end=2260
+  _globals['_LISTFAULTSRESPONSE']._serialized_start=2262
+  _globals['_LISTFAULTSRESPONSE']._serialized_end=2337
+  _globals['_CLEARFAULTSREQUEST']._serialized_start=2339
+  _globals['_CLEARFAULTSREQUEST']._serialized_end=2378
+  _globals['_CLEARFAULTSRESPONSE']._serialized_start=2380
+  _globals['_CLEARFAULTSRESPONSE']._serialized_end=2442
+  _globals['_SIMCONTROLSERVICE']._serialized_start=2934
+  _globals['_SIMCONTROLSERVICE']._serialized_end=3331
 # @@protoc_insertion_point(module_scope)

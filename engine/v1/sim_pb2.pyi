@@ -5,8 +5,10 @@ The simulator's own door: what no real chain offers. Off unless enabled."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +19,106 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _MisquoteKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MisquoteKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MisquoteKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MISQUOTE_KIND_UNSPECIFIED: _MisquoteKind.ValueType  # 0
+    """Never sent."""
+    MISQUOTE_KIND_WRONG_TOKEN: _MisquoteKind.ValueType  # 1
+    """Another token would be received."""
+    MISQUOTE_KIND_ABSURD_AMOUNT: _MisquoteKind.ValueType  # 2
+    """The amount received is multiplied by the factor."""
+    MISQUOTE_KIND_WRONG_AMOUNT_IN: _MisquoteKind.ValueType  # 3
+    """Another amount is paid than was asked about."""
+    MISQUOTE_KIND_EXPIRED: _MisquoteKind.ValueType  # 4
+    """It expired before it was made."""
+
+class MisquoteKind(_MisquoteKind, metaclass=_MisquoteKindEnumTypeWrapper):
+    """How a quote is wrong."""
+
+MISQUOTE_KIND_UNSPECIFIED: MisquoteKind.ValueType  # 0
+"""Never sent."""
+MISQUOTE_KIND_WRONG_TOKEN: MisquoteKind.ValueType  # 1
+"""Another token would be received."""
+MISQUOTE_KIND_ABSURD_AMOUNT: MisquoteKind.ValueType  # 2
+"""The amount received is multiplied by the factor."""
+MISQUOTE_KIND_WRONG_AMOUNT_IN: MisquoteKind.ValueType  # 3
+"""Another amount is paid than was asked about."""
+MISQUOTE_KIND_EXPIRED: MisquoteKind.ValueType  # 4
+"""It expired before it was made."""
+Global___MisquoteKind: _TypeAlias = MisquoteKind  # noqa: Y015
+
+class _MisbuildKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MisbuildKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MisbuildKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MISBUILD_KIND_UNSPECIFIED: _MisbuildKind.ValueType  # 0
+    """Never sent."""
+    MISBUILD_KIND_DRAIN: _MisbuildKind.ValueType  # 1
+    """A further instruction transfers the wallet's tokens to a stranger. (This chain has no token
+    program: sent all the same, it lands as an error.)
+    """
+    MISBUILD_KIND_LOWER_FLOOR: _MisbuildKind.ValueType  # 2
+    """The floor is half of the one asked for."""
+    MISBUILD_KIND_OTHER_POOL: _MisbuildKind.ValueType  # 3
+    """Through another pool of the venue."""
+    MISBUILD_KIND_MORE_IN: _MisbuildKind.ValueType  # 4
+    """Twice as much is paid."""
+    MISBUILD_KIND_OTHER_RECIPIENT: _MisbuildKind.ValueType  # 5
+    """A stranger's token account receives."""
+
+class MisbuildKind(_MisbuildKind, metaclass=_MisbuildKindEnumTypeWrapper):
+    """How a built swap is not what was asked for."""
+
+MISBUILD_KIND_UNSPECIFIED: MisbuildKind.ValueType  # 0
+"""Never sent."""
+MISBUILD_KIND_DRAIN: MisbuildKind.ValueType  # 1
+"""A further instruction transfers the wallet's tokens to a stranger. (This chain has no token
+program: sent all the same, it lands as an error.)
+"""
+MISBUILD_KIND_LOWER_FLOOR: MisbuildKind.ValueType  # 2
+"""The floor is half of the one asked for."""
+MISBUILD_KIND_OTHER_POOL: MisbuildKind.ValueType  # 3
+"""Through another pool of the venue."""
+MISBUILD_KIND_MORE_IN: MisbuildKind.ValueType  # 4
+"""Twice as much is paid."""
+MISBUILD_KIND_OTHER_RECIPIENT: MisbuildKind.ValueType  # 5
+"""A stranger's token account receives."""
+Global___MisbuildKind: _TypeAlias = MisbuildKind  # noqa: Y015
+
+class _ForkResult:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ForkResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ForkResult.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FORK_RESULT_UNSPECIFIED: _ForkResult.ValueType  # 0
+    """Never sent."""
+    FORK_RESULT_DROPPED: _ForkResult.ValueType  # 1
+    """It never was. The same bytes, sent again in time, may land again."""
+    FORK_RESULT_RESTORED: _ForkResult.ValueType  # 2
+    """The same, and the network itself sends the bytes again: it lands anew if it still may."""
+    FORK_RESULT_FLIPPED: _ForkResult.ValueType  # 3
+    """Success becomes an error (PROGRAM_FAILED), an error becomes a success that keeps its floor."""
+
+class ForkResult(_ForkResult, metaclass=_ForkResultEnumTypeWrapper):
+    """What a fork switch does to a result."""
+
+FORK_RESULT_UNSPECIFIED: ForkResult.ValueType  # 0
+"""Never sent."""
+FORK_RESULT_DROPPED: ForkResult.ValueType  # 1
+"""It never was. The same bytes, sent again in time, may land again."""
+FORK_RESULT_RESTORED: ForkResult.ValueType  # 2
+"""The same, and the network itself sends the bytes again: it lands anew if it still may."""
+FORK_RESULT_FLIPPED: ForkResult.ValueType  # 3
+"""Success becomes an error (PROGRAM_FAILED), an error becomes a success that keeps its floor."""
+Global___ForkResult: _TypeAlias = ForkResult  # noqa: Y015
 
 @_typing.final
 class FundWalletRequest(_message.Message):
@@ -115,7 +217,7 @@ class LandedSwap(_message.Message):
     MIN_AMOUNT_OUT_FIELD_NUMBER: _builtins.int
     MEMO_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """1, 2, 3 … in the order of landing."""
+    """1, 2, 3 … in the order of landing; missing numbers were taken back by fork switches."""
     signature: _builtins.str
     """Base58."""
     slot: _builtins.int
@@ -171,7 +273,7 @@ class ListSwapsResponse(_message.Message):
     SWAPS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def swaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___LandedSwap]:
-        """Oldest first."""
+        """Oldest first. A fork switch may take back what is not finalized; numbers are never reused."""
 
     def __init__(
         self,
@@ -185,3 +287,692 @@ class ListSwapsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSwapsResponse: _TypeAlias = ListSwapsResponse  # noqa: Y015
+
+@_typing.final
+class Fault(_message.Message):
+    """Something that goes wrong. An occasion (a call, an item of one, a transaction, a result) must
+    fit every selector that is set; each effect says which occasions it has. Faults are kept in
+    memory: they end with the simulator's process.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    VENUE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    EXCEPT_NODE_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    NTH_FIELD_NUMBER: _builtins.int
+    TIMES_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    LASTS_FIELD_NUMBER: _builtins.int
+    UNTIL_SLOT_FIELD_NUMBER: _builtins.int
+    FAIL_FIELD_NUMBER: _builtins.int
+    SLOW_FIELD_NUMBER: _builtins.int
+    MISCOUNT_FIELD_NUMBER: _builtins.int
+    CHOOSE_NODE_FIELD_NUMBER: _builtins.int
+    REFUSE_FIELD_NUMBER: _builtins.int
+    MISQUOTE_FIELD_NUMBER: _builtins.int
+    MISBUILD_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
+    DROP_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    REPEAT_FIELD_NUMBER: _builtins.int
+    SLIP_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
+    call: _builtins.str
+    """Only this RPC method: Quote, SendTransactions …"""
+    venue: _builtins.str
+    """Only here: raydium or meteora, or chain for the chain's calls. Of transactions and what
+    becomes of them: those with a swap at this venue.
+    """
+    node: _builtins.str
+    """Only chain calls that this node answers (node-1, node-2 …); for lag, the node itself."""
+    except_node: _builtins.str
+    """The same for every node but this one."""
+    order_id: _builtins.str
+    """Only what is about this order: by the order_id of queries and swaps, by the memo of
+    transactions. A call fits when any of its items does.
+    """
+    attempt: _builtins.int
+    """Only this attempt of the orders, as the memo of transactions tells it; 0 means any."""
+    nth: _builtins.int
+    """Not before the n-th occasion that fits; 0 and 1 mean from the first."""
+    times: _builtins.int
+    """Spent after so many hits; 0 means never."""
+    percent: _builtins.int
+    """How likely a hit is, 1 to 100, drawn from the simulator's seed; 0 means always."""
+    until_slot: _builtins.int
+    """Ends after this slot; 0 means never."""
+    @_builtins.property
+    def lasts(self) -> _duration_pb2.Duration:
+        """Ends this long after it was injected; absent means never."""
+
+    @_builtins.property
+    def fail(self) -> Global___FailCall:
+        """Calls fail."""
+
+    @_builtins.property
+    def slow(self) -> Global___SlowCall:
+        """Calls are slow."""
+
+    @_builtins.property
+    def miscount(self) -> Global___MiscountItems:
+        """Calls answer with too few or too many items."""
+
+    @_builtins.property
+    def choose_node(self) -> Global___ChooseNode:
+        """Chain calls are answered by one node, not one drawn at random."""
+
+    @_builtins.property
+    def refuse(self) -> Global___RefuseItem:
+        """Items are refused, the others of the call answered."""
+
+    @_builtins.property
+    def misquote(self) -> Global___Misquote:
+        """Quotes are wrong."""
+
+    @_builtins.property
+    def misbuild(self) -> Global___Misbuild:
+        """Built swaps are not what was asked for."""
+
+    @_builtins.property
+    def lag(self) -> Global___LagNode:
+        """Nodes stay behind."""
+
+    @_builtins.property
+    def drop(self) -> Global___DropTransaction:
+        """Transactions are taken and never reach a block."""
+
+    @_builtins.property
+    def hold(self) -> Global___HoldTransaction:
+        """Transactions land late."""
+
+    @_builtins.property
+    def repeat(self) -> Global___RepeatTransaction:
+        """Transactions are sent again by the network."""
+
+    @_builtins.property
+    def slip(self) -> Global___SlipSwap:
+        """Swaps fall below their floor when they land."""
+
+    @_builtins.property
+    def fork(self) -> Global___SwitchFork:
+        """Results that are not finalized are taken back or changed."""
+
+    def __init__(
+        self,
+        *,
+        call: _builtins.str = ...,
+        venue: _builtins.str = ...,
+        node: _builtins.str = ...,
+        except_node: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        nth: _builtins.int = ...,
+        times: _builtins.int = ...,
+        percent: _builtins.int = ...,
+        lasts: _duration_pb2.Duration | None = ...,
+        until_slot: _builtins.int = ...,
+        fail: Global___FailCall | None = ...,
+        slow: Global___SlowCall | None = ...,
+        miscount: Global___MiscountItems | None = ...,
+        choose_node: Global___ChooseNode | None = ...,
+        refuse: Global___RefuseItem | None = ...,
+        misquote: Global___Misquote | None = ...,
+        misbuild: Global___Misbuild | None = ...,
+        lag: Global___LagNode | None = ...,
+        drop: Global___DropTransaction | None = ...,
+        hold: Global___HoldTransaction | None = ...,
+        repeat: Global___RepeatTransaction | None = ...,
+        slip: Global___SlipSwap | None = ...,
+        fork: Global___SwitchFork | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choose_node", b"choose_node", "drop", b"drop", "effect", b"effect", "fail", b"fail", "fork", b"fork", "hold", b"hold", "lag", b"lag", "lasts", b"lasts", "misbuild", b"misbuild", "miscount", b"miscount", "misquote", b"misquote", "refuse", b"refuse", "repeat", b"repeat", "slip", b"slip", "slow", b"slow"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call", b"call", "choose_node", b"choose_node", "drop", b"drop", "effect", b"effect", "except_node", b"except_node", "fail", b"fail", "fork", b"fork", "hold", b"hold", "lag", b"lag", "lasts", b"lasts", "misbuild", b"misbuild", "miscount", b"miscount", "misquote", b"misquote", "node", b"node", "nth", b"nth", "order_id", b"order_id", "percent", b"percent", "refuse", b"refuse", "repeat", b"repeat", "slip", b"slip", "slow", b"slow", "times", b"times", "until_slot", b"until_slot", "venue", b"venue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_effect: _TypeAlias = _typing.Literal["fail", "slow", "miscount", "choose_node", "refuse", "misquote", "misbuild", "lag", "drop", "hold", "repeat", "slip", "fork"]  # noqa: Y015
+    _WhichOneofArgType_effect: _TypeAlias = _typing.Literal["effect", b"effect"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_effect) -> _WhichOneofReturnType_effect | None: ...
+
+Global___Fault: _TypeAlias = Fault  # noqa: Y015
+
+@_typing.final
+class FaultPlan(_message.Message):
+    """Faults to begin with: as JSON, what FAULTS_FILE holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]:
+        """Injected in this order, so they get the ids 1, 2, 3 …"""
+
+    def __init__(
+        self,
+        *,
+        faults: _abc.Iterable[Global___Fault] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FaultPlan: _TypeAlias = FaultPlan  # noqa: Y015
+
+@_typing.final
+class FailCall(_message.Message):
+    """A failing call. Without further selectors than a venue it is a pause of that venue: open
+    watches end too.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    AFTER_ACTING_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """Canonical gRPC code, by its name: UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED …"""
+    after_acting: _builtins.bool
+    """True: the call has its effect, and only the answer is lost."""
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """Told to the caller as google.rpc.RetryInfo; absent: nothing is told."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        after_acting: _builtins.bool = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_acting", b"after_acting", "code", b"code", "retry_delay", b"retry_delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailCall: _TypeAlias = FailCall  # noqa: Y015
+
+@_typing.final
+class SlowCall(_message.Message):
+    """A slow call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELAY_FIELD_NUMBER: _builtins.int
+    AFTER_ACTING_FIELD_NUMBER: _builtins.int
+    after_acting: _builtins.bool
+    """True: the call has its effect first."""
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """On top of the usual delay; at most ten minutes."""
+
+    def __init__(
+        self,
+        *,
+        delay: _duration_pb2.Duration | None = ...,
+        after_acting: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_acting", b"after_acting", "delay", b"delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlowCall: _TypeAlias = SlowCall  # noqa: Y015
+
+@_typing.final
+class MiscountItems(_message.Message):
+    """An answer with the wrong number of items; of Quote, BuildSwap, SimulateTransactions,
+    SendTransactions, GetSignatureStatuses and GetTransactions.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    by: _builtins.int
+    """So many too many; negative: too few. Not 0."""
+    def __init__(
+        self,
+        *,
+        by: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MiscountItems: _TypeAlias = MiscountItems  # noqa: Y015
+
+@_typing.final
+class ChooseNode(_message.Message):
+    """A node that answers. Chain calls only; does not go with node and except_node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_FIELD_NUMBER: _builtins.int
+    node: _builtins.str
+    """node-1, node-2 …"""
+    def __init__(
+        self,
+        *,
+        node: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChooseNode: _TypeAlias = ChooseNode  # noqa: Y015
+
+@_typing.final
+class RefuseItem(_message.Message):
+    """A refusal, of one item of Quote, BuildSwap, SendTransactions or SimulateTransactions; a refused
+    transaction is not taken.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """For a venue's calls a RefusalReason, for the chain's a TransactionErrorReason, without its
+    prefix: UNAVAILABLE, RATE_LIMITED; BLOCKHASH_NOT_FOUND, NODE_UNAVAILABLE. It also chooses
+    which calls are meant.
+    """
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """Told by a venue; absent: it does not say."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "retry_delay", b"retry_delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefuseItem: _TypeAlias = RefuseItem  # noqa: Y015
+
+@_typing.final
+class Misquote(_message.Message):
+    """A wrong quote, of Quote."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    kind: Global___MisquoteKind.ValueType
+    """What is wrong."""
+    factor: _builtins.int
+    """For ABSURD_AMOUNT; 0 means 1000."""
+    def __init__(
+        self,
+        *,
+        kind: Global___MisquoteKind.ValueType = ...,
+        factor: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Misquote: _TypeAlias = Misquote  # noqa: Y015
+
+@_typing.final
+class Misbuild(_message.Message):
+    """A treacherous swap, of BuildSwap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    kind: Global___MisbuildKind.ValueType
+    """What is wrong."""
+    def __init__(
+        self,
+        *,
+        kind: Global___MisbuildKind.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Misbuild: _TypeAlias = Misbuild  # noqa: Y015
+
+@_typing.final
+class LagNode(_message.Message):
+    """A node that is behind. The only selectors are node or except_node (none: every node) and the
+    two ends; it counts no hits.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLOTS_FIELD_NUMBER: _builtins.int
+    FROZEN_FIELD_NUMBER: _builtins.int
+    slots: _builtins.int
+    """At least so many slots behind, 1 to 10000."""
+    frozen: _builtins.bool
+    """True: stands still where it is, for at most 10000 slots; instead of `slots`."""
+    def __init__(
+        self,
+        *,
+        slots: _builtins.int = ...,
+        frozen: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frozen", b"frozen", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LagNode: _TypeAlias = LagNode  # noqa: Y015
+
+@_typing.final
+class DropTransaction(_message.Message):
+    """A transaction that is taken and forgotten; sent again, it is another occasion."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropTransaction: _TypeAlias = DropTransaction  # noqa: Y015
+
+@_typing.final
+class HoldTransaction(_message.Message):
+    """A transaction that waits before it may land."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    blocks: _builtins.int
+    """For so many blocks, but never beyond the last block it may land in; 0 means until that one."""
+    def __init__(
+        self,
+        *,
+        blocks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldTransaction: _TypeAlias = HoldTransaction  # noqa: Y015
+
+@_typing.final
+class RepeatTransaction(_message.Message):
+    """A transaction that the network sends again with every block until its blockhash is too old. It
+    lands once all the same; taken back by a fork switch, it lands again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepeatTransaction: _TypeAlias = RepeatTransaction  # noqa: Y015
+
+@_typing.final
+class SlipSwap(_message.Message):
+    """A swap that somebody trades ahead of and back after: it lands as an error, one base unit below
+    its floor. A floor of 0 or 1 cannot be missed and is not hit.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlipSwap: _TypeAlias = SlipSwap  # noqa: Y015
+
+@_typing.final
+class SwitchFork(_message.Message):
+    """A fork switch. It never touches what any node could call finalized, nor what cannot be taken
+    back because it was spent since, nor an error that no fork could make good (lack of funds, a
+    broken instruction); those count no hit. It is written to the chain's memory at once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    AFTER_SLOTS_FIELD_NUMBER: _builtins.int
+    RESTORED_AFTER_SLOTS_FIELD_NUMBER: _builtins.int
+    result: Global___ForkResult.ValueType
+    """What becomes of the result."""
+    after_slots: _builtins.int
+    """Not before it is so many slots deep; with 0 in the slot after it landed."""
+    restored_after_slots: _builtins.int
+    """For RESTORED: how many slots later the bytes are sent again."""
+    def __init__(
+        self,
+        *,
+        result: Global___ForkResult.ValueType = ...,
+        after_slots: _builtins.int = ...,
+        restored_after_slots: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_slots", b"after_slots", "restored_after_slots", b"restored_after_slots", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SwitchFork: _TypeAlias = SwitchFork  # noqa: Y015
+
+@_typing.final
+class FaultReport(_message.Message):
+    """A fault and what it did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAULT_ID_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    REMAINING_FIELD_NUMBER: _builtins.int
+    OVER_FIELD_NUMBER: _builtins.int
+    fault_id: _builtins.int
+    """1, 2, 3 … since the simulator's start."""
+    seen: _builtins.int
+    """Occasions that fitted, those before the n-th and those that chance spared included."""
+    hits: _builtins.int
+    """How often it hit."""
+    remaining: _builtins.int
+    """Hits it has left; absent when they are not limited."""
+    over: _builtins.bool
+    """It hits no more: spent, or past its end."""
+    @_builtins.property
+    def fault(self) -> Global___Fault:
+        """As it was injected."""
+
+    def __init__(
+        self,
+        *,
+        fault_id: _builtins.int = ...,
+        fault: Global___Fault | None = ...,
+        seen: _builtins.int = ...,
+        hits: _builtins.int = ...,
+        remaining: _builtins.int | None = ...,
+        over: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_remaining", b"_remaining", "fault", b"fault", "remaining", b"remaining"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_remaining", b"_remaining", "fault", b"fault", "fault_id", b"fault_id", "hits", b"hits", "over", b"over", "remaining", b"remaining", "seen", b"seen"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__remaining: _TypeAlias = _typing.Literal["remaining"]  # noqa: Y015
+    _WhichOneofArgType__remaining: _TypeAlias = _typing.Literal["_remaining", b"_remaining"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remaining) -> _WhichOneofReturnType__remaining | None: ...
+
+Global___FaultReport: _TypeAlias = FaultReport  # noqa: Y015
+
+@_typing.final
+class InjectFaultRequest(_message.Message):
+    """A fault to inject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fault(self) -> Global___Fault:
+        """INVALID_ARGUMENT names every selector that does not go with the effect."""
+
+    def __init__(
+        self,
+        *,
+        fault: Global___Fault | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InjectFaultRequest: _TypeAlias = InjectFaultRequest  # noqa: Y015
+
+@_typing.final
+class InjectFaultResponse(_message.Message):
+    """It is in force."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def report(self) -> Global___FaultReport:
+        """With its id."""
+
+    def __init__(
+        self,
+        *,
+        report: Global___FaultReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InjectFaultResponse: _TypeAlias = InjectFaultResponse  # noqa: Y015
+
+@_typing.final
+class ListFaultsRequest(_message.Message):
+    """Which faults to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFaultsRequest: _TypeAlias = ListFaultsRequest  # noqa: Y015
+
+@_typing.final
+class ListFaultsResponse(_message.Message):
+    """All that are not cleared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    """The chain's slot now."""
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaultReport]:
+        """By id."""
+
+    def __init__(
+        self,
+        *,
+        reports: _abc.Iterable[Global___FaultReport] | None = ...,
+        slot: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reports", b"reports", "slot", b"slot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFaultsResponse: _TypeAlias = ListFaultsResponse  # noqa: Y015
+
+@_typing.final
+class ClearFaultsRequest(_message.Message):
+    """Which faults to clear."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAULT_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fault_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Unknown ones are ignored; empty means all."""
+
+    def __init__(
+        self,
+        *,
+        fault_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault_ids", b"fault_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearFaultsRequest: _TypeAlias = ClearFaultsRequest  # noqa: Y015
+
+@_typing.final
+class ClearFaultsResponse(_message.Message):
+    """What was cleared."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaultReport]:
+        """As they were last, by id."""
+
+    def __init__(
+        self,
+        *,
+        reports: _abc.Iterable[Global___FaultReport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reports", b"reports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearFaultsResponse: _TypeAlias = ClearFaultsResponse  # noqa: Y015

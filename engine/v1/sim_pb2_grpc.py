@@ -45,6 +45,21 @@ class SimControlServiceStub:
                 request_serializer=engine_dot_v1_dot_sim__pb2.ListSwapsRequest.SerializeToString,
                 response_deserializer=engine_dot_v1_dot_sim__pb2.ListSwapsResponse.FromString,
                 _registered_method=True)
+        self.InjectFault = channel.unary_unary(
+                '/engine.v1.SimControlService/InjectFault',
+                request_serializer=engine_dot_v1_dot_sim__pb2.InjectFaultRequest.SerializeToString,
+                response_deserializer=engine_dot_v1_dot_sim__pb2.InjectFaultResponse.FromString,
+                _registered_method=True)
+        self.ListFaults = channel.unary_unary(
+                '/engine.v1.SimControlService/ListFaults',
+                request_serializer=engine_dot_v1_dot_sim__pb2.ListFaultsRequest.SerializeToString,
+                response_deserializer=engine_dot_v1_dot_sim__pb2.ListFaultsResponse.FromString,
+                _registered_method=True)
+        self.ClearFaults = channel.unary_unary(
+                '/engine.v1.SimControlService/ClearFaults',
+                request_serializer=engine_dot_v1_dot_sim__pb2.ClearFaultsRequest.SerializeToString,
+                response_deserializer=engine_dot_v1_dot_sim__pb2.ClearFaultsResponse.FromString,
+                _registered_method=True)
 
 
 class SimControlServiceServicer:
@@ -65,6 +80,27 @@ class SimControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InjectFault(self, request, context):
+        """Lets something go wrong from now on. Not safe to repeat: each call adds a fault.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFaults(self, request, context):
+        """Every fault since it was injected, spent ones too, until they are cleared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearFaults(self, request, context):
+        """Takes faults away. What they did already stays done. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SimControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +113,21 @@ def add_SimControlServiceServicer_to_server(servicer, server):
                     servicer.ListSwaps,
                     request_deserializer=engine_dot_v1_dot_sim__pb2.ListSwapsRequest.FromString,
                     response_serializer=engine_dot_v1_dot_sim__pb2.ListSwapsResponse.SerializeToString,
+            ),
+            'InjectFault': grpc.unary_unary_rpc_method_handler(
+                    servicer.InjectFault,
+                    request_deserializer=engine_dot_v1_dot_sim__pb2.InjectFaultRequest.FromString,
+                    response_serializer=engine_dot_v1_dot_sim__pb2.InjectFaultResponse.SerializeToString,
+            ),
+            'ListFaults': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFaults,
+                    request_deserializer=engine_dot_v1_dot_sim__pb2.ListFaultsRequest.FromString,
+                    response_serializer=engine_dot_v1_dot_sim__pb2.ListFaultsResponse.SerializeToString,
+            ),
+            'ClearFaults': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearFaults,
+                    request_deserializer=engine_dot_v1_dot_sim__pb2.ClearFaultsRequest.FromString,
+                    response_serializer=engine_dot_v1_dot_sim__pb2.ClearFaultsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +185,87 @@ class SimControlService:
             '/engine.v1.SimControlService/ListSwaps',
             engine_dot_v1_dot_sim__pb2.ListSwapsRequest.SerializeToString,
             engine_dot_v1_dot_sim__pb2.ListSwapsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InjectFault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engine.v1.SimControlService/InjectFault',
+            engine_dot_v1_dot_sim__pb2.InjectFaultRequest.SerializeToString,
+            engine_dot_v1_dot_sim__pb2.InjectFaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFaults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engine.v1.SimControlService/ListFaults',
+            engine_dot_v1_dot_sim__pb2.ListFaultsRequest.SerializeToString,
+            engine_dot_v1_dot_sim__pb2.ListFaultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearFaults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engine.v1.SimControlService/ClearFaults',
+            engine_dot_v1_dot_sim__pb2.ClearFaultsRequest.SerializeToString,
+            engine_dot_v1_dot_sim__pb2.ClearFaultsResponse.FromString,
             options,
             channel_credentials,
             insecure,

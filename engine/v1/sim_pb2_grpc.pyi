@@ -37,6 +37,12 @@ class SimControlServiceStub:
     """Gives a wallet tokens out of nothing."""
     ListSwaps: _grpc.UnaryUnaryMultiCallable[_sim_pb2.ListSwapsRequest, _sim_pb2.ListSwapsResponse]
     """Every swap that landed, oldest first: the ledger to hold an engine against."""
+    InjectFault: _grpc.UnaryUnaryMultiCallable[_sim_pb2.InjectFaultRequest, _sim_pb2.InjectFaultResponse]
+    """Lets something go wrong from now on. Not safe to repeat: each call adds a fault."""
+    ListFaults: _grpc.UnaryUnaryMultiCallable[_sim_pb2.ListFaultsRequest, _sim_pb2.ListFaultsResponse]
+    """Every fault since it was injected, spent ones too, until they are cleared."""
+    ClearFaults: _grpc.UnaryUnaryMultiCallable[_sim_pb2.ClearFaultsRequest, _sim_pb2.ClearFaultsResponse]
+    """Takes faults away. What they did already stays done. Safe to repeat."""
 
 @_typing.type_check_only
 class SimControlServiceAsyncStub(SimControlServiceStub):
@@ -47,6 +53,12 @@ class SimControlServiceAsyncStub(SimControlServiceStub):
     """Gives a wallet tokens out of nothing."""
     ListSwaps: _aio.UnaryUnaryMultiCallable[_sim_pb2.ListSwapsRequest, _sim_pb2.ListSwapsResponse]  # type: ignore[assignment]
     """Every swap that landed, oldest first: the ledger to hold an engine against."""
+    InjectFault: _aio.UnaryUnaryMultiCallable[_sim_pb2.InjectFaultRequest, _sim_pb2.InjectFaultResponse]  # type: ignore[assignment]
+    """Lets something go wrong from now on. Not safe to repeat: each call adds a fault."""
+    ListFaults: _aio.UnaryUnaryMultiCallable[_sim_pb2.ListFaultsRequest, _sim_pb2.ListFaultsResponse]  # type: ignore[assignment]
+    """Every fault since it was injected, spent ones too, until they are cleared."""
+    ClearFaults: _aio.UnaryUnaryMultiCallable[_sim_pb2.ClearFaultsRequest, _sim_pb2.ClearFaultsResponse]  # type: ignore[assignment]
+    """Takes faults away. What they did already stays done. Safe to repeat."""
 
 class SimControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Steers the simulated chain and shows what really happened on it."""
@@ -66,5 +78,29 @@ class SimControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sim_pb2.ListSwapsResponse, _abc.Awaitable[_sim_pb2.ListSwapsResponse]]:
         """Every swap that landed, oldest first: the ledger to hold an engine against."""
+
+    @_abc_1.abstractmethod
+    def InjectFault(
+        self,
+        request: _sim_pb2.InjectFaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sim_pb2.InjectFaultResponse, _abc.Awaitable[_sim_pb2.InjectFaultResponse]]:
+        """Lets something go wrong from now on. Not safe to repeat: each call adds a fault."""
+
+    @_abc_1.abstractmethod
+    def ListFaults(
+        self,
+        request: _sim_pb2.ListFaultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sim_pb2.ListFaultsResponse, _abc.Awaitable[_sim_pb2.ListFaultsResponse]]:
+        """Every fault since it was injected, spent ones too, until they are cleared."""
+
+    @_abc_1.abstractmethod
+    def ClearFaults(
+        self,
+        request: _sim_pb2.ClearFaultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sim_pb2.ClearFaultsResponse, _abc.Awaitable[_sim_pb2.ClearFaultsResponse]]:
+        """Takes faults away. What they did already stays done. Safe to repeat."""
 
 def add_SimControlServiceServicer_to_server(servicer: SimControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -67,10 +67,29 @@ class Desk:
     async def fund(self, mint: str, amount: int) -> None:
         await self.control.FundWallet(self.gift(mint, str(amount)))
 
+    async def inject(self, **fault: Any) -> int:
+        """A fault in force; its id."""
+        request = sim_pb2.InjectFaultRequest(fault=sim_pb2.Fault(**fault))
+        return (await self.control.InjectFault(request)).report.fault_id
+
+    async def clear(self, *fault_ids: int) -> list[sim_pb2.FaultReport]:
+        request = sim_pb2.ClearFaultsRequest(fault_ids=fault_ids)
+        return list((await self.control.ClearFaults(request)).reports)
+
+    async def faults(self) -> list[sim_pb2.FaultReport]:
+        return list((await self.control.ListFaults(sim_pb2.ListFaultsRequest())).reports)
+
     async def quote(
-        self, venue: str, amount_in: int, mint_in: str = SOL.mint, mint_out: str = USDC.mint
+        self,
+        venue: str,
+        amount_in: int,
+        mint_in: str = SOL.mint,
+        mint_out: str = USDC.mint,
+        order_id: str = "",
     ) -> venue_pb2.QuoteResult:
-        query = venue_pb2.QuoteQuery(mint_in=mint_in, mint_out=mint_out, amount_in=amount_in)
+        query = venue_pb2.QuoteQuery(
+            order_id=order_id, mint_in=mint_in, mint_out=mint_out, amount_in=amount_in
+        )
         response = await self.venues[venue].Quote(venue_pb2.QuoteRequest(queries=[query]))
         return response.results[0]
 
@@ -168,6 +187,16 @@ class Desk:
 
     async def swaps(self) -> list[sim_pb2.LandedSwap]:
         return list((await self.control.ListSwaps(sim_pb2.ListSwapsRequest())).swaps)
+
+    async def supply(self) -> dict[str, int]:
+        """Of each mint, what the wallet and all pools hold together."""
+        held = await self.balances()
+        del held[""]
+        for venue in self.venues:
+            for pool in await self.pools(venue):
+                for mint, reserve in ((pool.mint_a, pool.reserve_a), (pool.mint_b, pool.reserve_b)):
+                    held[mint] = held.get(mint, 0) + int(reserve)
+        return held
 
     async def pools(self, venue: str) -> list[venue_pb2.Pool]:
         return list((await self.venues[venue].ListPools(venue_pb2.ListPoolsRequest())).pools)

@@ -18,14 +18,15 @@ from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
 from dex_sim import chain as chain_module
-from dex_sim.chain import Chain, Rules
+from dex_sim.chain import Chain, Rules, Sighting
 from dex_sim.chance import Chance, Range
 from dex_sim.execution import LAMPORTS
 from dex_sim.ledger import open_ledger
-from dex_sim.market import SOL
+from dex_sim.market import SOL, TOKENS
 from dex_sim.node import Commitment, Node
 from dex_sim.transaction import Reason, Refused, Transaction, read_transaction
 from engine.programs import SwapTerms, memo, swap_instructions
+from engine.v1 import sim_pb2 as pb
 
 RULES = Rules(
     skipped_slot_percent=20,
@@ -67,7 +68,9 @@ def signed(chain: Chain, *instructions: Instruction, blockhash: str = "") -> Tra
     return read_transaction(bytes(VersionedTransaction(message, [KEY])))
 
 
-def swap(chain: Chain, amount_in: int = 10**9, memo_text: str = "") -> Transaction:
+def swap(
+    chain: Chain, amount_in: int = 10**9, memo_text: str = "", min_amount_out: int = 1
+) -> Transaction:
     pool = next(p for p in chain.accounts.pools.values() if p.mint_a == SOL.mint)
     terms = SwapTerms(
         venue=pool.venue,
@@ -76,7 +79,7 @@ def swap(chain: Chain, amount_in: int = 10**9, memo_text: str = "") -> Transacti
         mint_out=Pubkey.from_string(pool.mint_b),
         wallet=KEY.pubkey(),
         amount_in=amount_in,
-        min_amount_out=1,
+        min_amount_out=min_amount_out,
     )
     return signed(chain, *swap_instructions(terms), memo(memo_text))
 
@@ -135,6 +138,130 @@ def test_a_landed_transaction_never_lands_again_while_its_blockhash_lives(
         chain.advance()
 
     assert len(chain.ledger.fills(0, 10)) == 1
+
+
+def held(chain: Chain) -> dict[str, int]:
+    """Of each mint, what the wallet and all pools hold together."""
+    total = {mint: chain.accounts.balance(WALLET, mint) for mint in TOKENS}
+    for pool in chain.accounts.pools.values():
+        total[pool.mint_a] += pool.reserve_a
+        total[pool.mint_b] += pool.reserve_b
+    return total
+
+
+def final_results(chain: Chain, signatures: list[str]) -> dict[str, Sighting]:
+    found = zip(signatures, node(chain).statuses(signatures, search_history=True), strict=True)
+    return {
+        signature: sighting
+        for signature, sighting in found
+        if sighting and node(chain).commitment(sighting.slot) is Commitment.FINALIZED
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_forks_do_nothing_is_made_or_lost_and_what_is_final_stays(
+    open_chain: OpenChain, seed: int
+) -> None:
+    chain = open_chain(replace(STEADY, skipped_slot_percent=20), seed)
+    before = held(chain)
+    for fault in (
+        pb.Fault(percent=20, hold=pb.HoldTransaction(blocks=5)),
+        pb.Fault(percent=20, repeat=pb.RepeatTransaction()),
+        pb.Fault(percent=20, slip=pb.SlipSwap()),
+        *(
+            pb.Fault(
+                percent=30,
+                fork=pb.SwitchFork(result=result, after_slots=5, restored_after_slots=20),
+            )
+            for result in (
+                pb.FORK_RESULT_DROPPED,
+                pb.FORK_RESULT_RESTORED,
+                pb.FORK_RESULT_FLIPPED,
+                pb.FORK_RESULT_FLIPPED,
+            )
+        ),
+    ):
+        chain.faults.inject(fault)
+    signatures: list[str] = []
+    final: dict[str, Sighting] = {}
+    for n in range(100):
+        transaction = swap(chain, memo_text=f"oee:{n}:1:key", min_amount_out=2)
+        node(chain).send(transaction)
+        signatures.append(transaction.signature)
+        chain.advance()
+        now = final_results(chain, signatures)
+        assert now.items() >= final.items()
+        assert held(chain) == before
+        final = now
+    advance(chain, 300)
+
+    final = final_results(chain, signatures)
+    fills = chain.ledger.fills(0, 1000)
+    assert all(report.hits for report in chain.faults.reports())
+    assert {fill.signature: fill.slot for fill in fills} == {
+        signature: sighting.slot
+        for signature, sighting in final.items()
+        if sighting.failure is None
+    }
+    assert len({fill.signature for fill in fills}) == len(fills)
+    assert held(chain) == before
+    assert chain.ledger.balances() == chain.accounts.balances
+    assert chain.ledger.pool_states() == {
+        pool.address: (pool.reserve_a, pool.reserve_b, pool.volatility_ppm)
+        for pool in chain.accounts.pools.values()
+    }
+
+
+def test_a_fork_that_may_strike_once_takes_back_one_of_many(open_chain: OpenChain) -> None:
+    chain = open_chain(STEADY)
+    dropped = pb.SwitchFork(result=pb.FORK_RESULT_DROPPED)
+    chain.faults.inject(pb.Fault(times=1, fork=dropped))
+    for n in range(5):
+        chain.accept(swap(chain, memo_text=str(n)))
+    advance(chain, 2)
+
+    assert [fill.memo for fill in chain.ledger.fills(0, 10)] == ["1", "2", "3", "4"]
+
+
+def test_a_fork_spares_what_one_node_calls_final_though_another_lags(
+    open_chain: OpenChain,
+) -> None:
+    chain = open_chain(replace(STEADY, nodes=2))
+    chain.faults.inject(pb.Fault(node="node-2", lag=pb.LagNode(frozen=True)))
+    transaction = swap(chain)
+    chain.accept(transaction)
+    advance(chain, 32)
+    before = final_results(chain, [transaction.signature])
+    dropped = pb.SwitchFork(result=pb.FORK_RESULT_DROPPED)
+    chain.faults.inject(pb.Fault(fork=dropped))
+    advance(chain, 10)
+
+    assert before
+    assert final_results(chain, [transaction.signature]) == before
+    assert chain.heads[0].slot - chain.heads[1].slot == 42
+
+
+def test_a_node_may_stand_still_for_longer_than_blocks_are_otherwise_kept(
+    open_chain: OpenChain,
+) -> None:
+    chain = open_chain(replace(STEADY, nodes=2))
+    advance(chain, 50)
+    chain.faults.inject(pb.Fault(node="node-2", lag=pb.LagNode(frozen=True)))
+    frozen = Node("node-2", chain.heads[1], chain)
+    height = frozen.block(Commitment.FINALIZED).height
+    transaction = swap(chain)
+    chain.accept(transaction)
+    advance(chain, 1_000)
+
+    later = Node("node-2", chain.heads[1], chain)
+    assert later.head == frozen.head
+    assert later.block(Commitment.FINALIZED).height == height
+    assert later.statuses([transaction.signature], search_history=True) == [None]
+    assert later.balances(WALLET)[SOL.mint] == 10**12
+
+    chain.faults.clear_all()
+    advance(chain, 1)
+    assert chain.heads[1] == chain.head
 
 
 def test_what_is_forgotten_in_memory_is_still_in_the_history(open_chain: OpenChain) -> None:

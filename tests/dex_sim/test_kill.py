@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dex_sim.market import SOL
+from engine.v1 import sim_pb2 as pb
 
 if TYPE_CHECKING:
     from tests.dex_sim.conftest import DeskAt
@@ -86,6 +87,32 @@ async def test_after_a_kill_nothing_that_was_seen_is_forgotten_and_no_height_goe
         assert await again.balances() == balances
         assert [(await again.status(each)).statuses[0].slot for each in signatures] == slots
         assert all([(await again.send(raw)).HasField("error") for raw in raws])
+
+
+async def test_what_fork_switches_did_survives_a_kill_and_no_number_is_given_twice(
+    tmp_path: Path, addresses: dict[str, str], desk_at: DeskAt
+) -> None:
+    chain, venues = addresses["chain"], {"raydium": addresses["raydium"]}
+    async with simulator_process(tmp_path, addresses), desk_at(chain, venues) as desk:
+        await desk.fund(SOL.mint, 100 * ONE_SOL)
+        await desk.fund("", ONE_SOL)
+        for result in (pb.FORK_RESULT_DROPPED, pb.FORK_RESULT_FLIPPED):
+            order_id = pb.ForkResult.Name(result)
+            fork = pb.SwitchFork(result=result, after_slots=3)
+            await desk.inject(order_id=order_id, fork=fork)
+            await desk.send(await desk.swap("raydium", ONE_SOL, memo=f"oee:{order_id}:1:key"))
+        await desk.until(desk.faults, lambda reports: all(report.hits for report in reports))
+        swaps, balances = await desk.swaps(), await desk.balances()
+
+    async with simulator_process(tmp_path, addresses), desk_at(chain, venues) as again:
+        again.key, again.wallet = desk.key, desk.wallet
+        after = await again.balances()
+        await again.land(await again.swap("raydium", ONE_SOL))
+
+        assert swaps == []
+        assert after == balances
+        assert balances[SOL.mint] == 100 * ONE_SOL
+        assert [swap.number for swap in await again.swaps()] == [3]
 
 
 async def test_it_stops_cleanly_when_asked(

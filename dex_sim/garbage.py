@@ -1,0 +1,76 @@
+"""Answers of a venue that must not be believed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from hashlib import sha256
+from typing import Final
+
+from solders.instruction import AccountMeta, Instruction
+from solders.pubkey import Pubkey
+
+from dex_sim import market
+from engine.programs import TOKEN_PROGRAM, U64_MAX, SwapTerms, swap_instructions, token_account
+from engine.v1 import sim_pb2 as pb
+from engine.v1 import venue_pb2
+
+STRANGER: Final = Pubkey(sha256(b"stranger").digest())
+
+DEFAULT_FACTOR: Final = 1000
+
+_TRANSFER: Final = 3
+
+
+def misquoted(quote: venue_pb2.Quote, how: pb.Misquote) -> None:
+    """Make a quote wrong."""
+    if how.kind == pb.MISQUOTE_KIND_WRONG_TOKEN:
+        pair = (quote.mint_in, quote.mint_out)
+        quote.mint_out = next(mint for mint in market.TOKENS if mint not in pair)
+    elif how.kind == pb.MISQUOTE_KIND_ABSURD_AMOUNT:
+        quote.amount_out = min(quote.amount_out * (how.factor or DEFAULT_FACTOR), U64_MAX)
+    elif how.kind == pb.MISQUOTE_KIND_WRONG_AMOUNT_IN:
+        quote.amount_in //= 2
+    else:
+        quote.expire_time.FromSeconds(0)
+
+
+def misbuilt(terms: SwapTerms, how: pb.Misbuild, other_pool: str) -> list[Instruction]:
+    """Instructions that are not what was agreed; `other_pool` is another of the venue's pools."""
+    if how.kind == pb.MISBUILD_KIND_LOWER_FLOOR:
+        return swap_instructions(replace(terms, min_amount_out=terms.min_amount_out // 2))
+    if how.kind == pb.MISBUILD_KIND_OTHER_POOL:
+        return swap_instructions(replace(terms, pool=Pubkey.from_string(other_pool)))
+    if how.kind == pb.MISBUILD_KIND_MORE_IN:
+        return swap_instructions(replace(terms, amount_in=min(2 * terms.amount_in, U64_MAX)))
+    agreed = swap_instructions(terms)
+    if how.kind == pb.MISBUILD_KIND_DRAIN:
+        return [*agreed, _transfer_to_a_stranger(terms)]
+    receives = token_account(terms.wallet, terms.mint_out)
+    theirs = token_account(STRANGER, terms.mint_out)
+    return [
+        Instruction(
+            each.program_id,
+            each.data,
+            [
+                AccountMeta(
+                    theirs if account.pubkey == receives else account.pubkey,
+                    account.is_signer,
+                    account.is_writable,
+                )
+                for account in each.accounts
+            ],
+        )
+        for each in agreed
+    ]
+
+
+def _transfer_to_a_stranger(terms: SwapTerms) -> Instruction:
+    return Instruction(
+        TOKEN_PROGRAM,
+        bytes([_TRANSFER]) + terms.amount_in.to_bytes(8, "little"),
+        [
+            AccountMeta(token_account(terms.wallet, terms.mint_in), False, True),
+            AccountMeta(token_account(STRANGER, terms.mint_in), False, True),
+            AccountMeta(terms.wallet, True, False),
+        ],
+    )
