@@ -94,6 +94,12 @@ class Chain(Protocol):
     async def transactions(self, signatures: Sequence[str]) -> list[TransactionReading | None]:
         """What these did; None where the answering node has no record."""
 
+    def changes(self, wallet: str) -> AsyncIterator[Sequence[str]]:
+        """Signatures of a wallet as their status changes, for as long as the connection lasts.
+
+        Hints only: some may be missing, and what changed has to be read.
+        """
+
 
 class ChainClient:
     """The chain at an address."""
@@ -141,16 +147,7 @@ class ChainClient:
         except grpc.aio.AioRpcError as error:
             _raise_unanswered(error)
         _expect(len(signatures), len(response.statuses))
-        return [
-            StatusReading(
-                response.context_slot,
-                response.node,
-                Commitment(status.commitment) if status.found else None,
-                status.slot,
-                _words(status.error) if status.HasField("error") else "",
-            )
-            for status in response.statuses
-        ]
+        return [_status(response, status) for status in response.statuses]
 
     async def transactions(self, signatures: Sequence[str]) -> list[TransactionReading | None]:
         try:
@@ -160,20 +157,16 @@ class ChainClient:
         except grpc.aio.AioRpcError as error:
             _raise_unanswered(error)
         _expect(len(signatures), len(response.transactions))
-        return [
-            TransactionReading(
-                record.slot,
-                _words(record.error) if record.HasField("error") else "",
-                {
-                    (change.owner, change.mint): int(change.after) - int(change.before)
-                    for change in record.changes
-                },
-                record.fee_lamports,
-            )
-            if record.found
-            else None
-            for record in response.transactions
-        ]
+        return [_transaction(r) if r.found else None for r in response.transactions]
+
+    async def changes(self, wallet: str) -> AsyncIterator[Sequence[str]]:
+        request = pb.WatchSignaturesRequest(wallet=wallet)
+        try:
+            # No deadline: the channel's keepalive finds a dead peer.
+            async for response in self._stub.WatchSignatures(request):
+                yield response.signatures
+        except grpc.aio.AioRpcError as error:
+            _raise_unanswered(error)
 
     async def _simulate_batch(self, transactions: Sequence[bytes]) -> list[BaseException | None]:
         try:
@@ -196,14 +189,46 @@ class ChainClient:
         return [_refusal(r.error) if r.HasField("error") else None for r in response.results]
 
 
+def _status(response: pb.GetSignatureStatusesResponse, status: pb.SignatureStatus) -> StatusReading:
+    try:
+        commitment = Commitment(status.commitment) if status.found else None
+    except ValueError:
+        raise Unanswered(f"the chain named an unknown commitment {status.commitment}") from None
+    return StatusReading(
+        response.context_slot,
+        response.node,
+        commitment,
+        status.slot,
+        _words(status.error) if status.HasField("error") else "",
+    )
+
+
+def _transaction(record: pb.TransactionRecord) -> TransactionReading:
+    try:
+        changes = {
+            (change.owner, change.mint): int(change.after) - int(change.before)
+            for change in record.changes
+        }
+    except ValueError:
+        raise Unanswered("the chain gave a balance that is no number") from None
+    error = _words(record.error) if record.HasField("error") else ""
+    return TransactionReading(record.slot, error, changes, record.fee_lamports)
+
+
+def _reason(error: pb.TransactionError) -> str:
+    # The chain may add reasons: an error is an error, whatever it is called.
+    known = error.reason in pb.TransactionErrorReason.values()
+    reason = error.reason if known else pb.TRANSACTION_ERROR_REASON_UNSPECIFIED
+    return pb.TransactionErrorReason.Name(reason).removeprefix("TRANSACTION_ERROR_REASON_")
+
+
 def _words(error: pb.TransactionError) -> str:
-    name = pb.TransactionErrorReason.Name(error.reason).removeprefix("TRANSACTION_ERROR_REASON_")
-    return f"{name}: {error.message}" if error.message else name
+    return f"{_reason(error)}: {error.message}" if error.message else _reason(error)
 
 
 def _refusal(error: pb.TransactionError) -> Refused:
-    name = pb.TransactionErrorReason.Name(error.reason).removeprefix("TRANSACTION_ERROR_REASON_")
-    return Refused(name, error.message or name, permanent=error.reason in _PERMANENT)
+    reason = _reason(error)
+    return Refused(reason, error.message or reason, permanent=error.reason in _PERMANENT)
 
 
 def _expect(asked: int, answered: int) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import asyncpg
 import structlog
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from engine import runtime
 
@@ -20,7 +20,7 @@ logger = structlog.get_logger()
 
 
 class Settings(runtime.ServiceSettings):
-    postgres_dsn: SecretStr = Field(description="postgresql://USER@HOST/DATABASE")
+    postgres_dsn: runtime.PostgresDsn = Field(description="postgresql://USER@HOST/DATABASE")
 
 
 async def migrate(dsn: str) -> list[str]:

@@ -256,6 +256,8 @@ class Order:
             raise IllegalTransition("a route decision without a winner chooses nothing")
         if self.min_amount_out is not None and floor != self.min_amount_out:
             raise IllegalTransition("the floor is pinned")
+        if self.request.min_amount_out not in (None, floor):
+            raise IllegalTransition("the client's own floor is the floor")
         return self._after(
             EventType.ROUTE_CHOSEN,
             Detail(route=decision),
@@ -272,8 +274,8 @@ class Order:
         """Record the signed transaction, before its first byte is sent (R1)."""
         if self.live_attempt is not None:
             raise IllegalTransition("an order has at most one live attempt")
-        if attempt.resolution is not None or attempt.number != len(self.attempts) + 1:
-            raise IllegalTransition("a new attempt is live and has the next number")
+        if attempt.resolution is not None or attempt.number <= len(self.attempts):
+            raise IllegalTransition("a new attempt is live and has a number of its own")
         if self.min_amount_out is None or attempt.min_amount_out < self.min_amount_out:
             raise IllegalTransition("an attempt never carries less than the order's floor")
         return self._after(

@@ -223,7 +223,7 @@ async def serving(
         port = server.add_insecure_port(address)
     except RuntimeError:
         raise errors.StartupError(
-            f"LISTEN_ADDRESS {address} cannot be bound: it is taken or not ours; choose another"
+            f"{address} cannot be bound: it is taken or not ours; choose another address"
         ) from None
     await server.start()
     started = Server(port, health, tuple(services))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import structlog
 import uvloop
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine import log
@@ -27,13 +28,13 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
 
     log_level: Annotated[
-        str, BeforeValidator(str.upper), Field(pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)
     ] = "INFO"
 
 
 def _address(value: object) -> object:
     host, _, port = str(value).rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError("must be HOST:PORT, for example 127.0.0.1:50051")
     return value
 
@@ -47,8 +48,22 @@ def _addresses(value: object) -> object:
     return {name.strip(): _address(address.strip()) for name, _, address in pairs}
 
 
+_HOST: Final = r"(?:[^@/?#:,\[\]]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
+_DSN: Final = re.compile(
+    rf"postgres(?:ql)?://(?:[^@/?#]*@)?{_HOST}(?:,{_HOST})*(?:/[^@?#]*)?(?:\?[^#]*)?"
+)
+
+
+def _dsn(value: SecretStr) -> SecretStr:
+    # Read amiss, a part of the password passes for host or port and ends in an error message.
+    if not _DSN.fullmatch(value.get_secret_value()):
+        raise ValueError("must be a URL, special characters of the password written as %XX")
+    return value
+
+
 Address = Annotated[str, BeforeValidator(_address)]
 Addresses = Annotated[dict[str, str], NoDecode, BeforeValidator(_addresses)]
+PostgresDsn = Annotated[SecretStr, AfterValidator(_dsn)]
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -84,10 +99,8 @@ def _expectation(settings_type: type[BaseSettings], problem: object) -> str:
     assert isinstance(problem, dict)
     field = settings_type.model_fields.get(str(problem["loc"][0])) if problem["loc"] else None
     expected = f" Expected: {field.description}." if field and field.description else ""
-    message = (
-        "is not set." if problem["type"] == "missing" else f"{problem['msg'].removesuffix('.')}."
-    )
-    return message + expected
+    wrong = problem["msg"].removeprefix("Value error, ").removesuffix(".")
+    return ("is not set." if problem["type"] == "missing" else f"{wrong}.") + expected
 
 
 async def _until_signalled(run: Callable[[S, asyncio.Event], Awaitable[None]], settings: S) -> None:

@@ -14,7 +14,7 @@ from solders.pubkey import Pubkey
 
 from engine.batch import Batcher
 from engine.channel import open_channel
-from engine.errors import Refused
+from engine.errors import Overloaded, Refused
 from engine.order import Failure, OrderRequest, VenueQuote
 from engine.v1 import venue_pb2 as pb
 from engine.v1.venue_pb2_grpc import VenueServiceStub
@@ -115,6 +115,10 @@ class VenueClient:
             return Refused(
                 "VENUE_ANSWER_INVALID", f"{self._name} quoted another swap than it was asked for"
             )
+        try:
+            Pubkey.from_string(quote.pool)
+        except ValueError:
+            return Refused("VENUE_ANSWER_INVALID", f"{self._name} quoted a pool without an address")
         return quote
 
     def _instructions(self, result: pb.BuildSwapResult) -> list[Instruction] | Refused:
@@ -138,9 +142,10 @@ class VenueClient:
             )
 
     def _refusal(self, refusal: pb.Refusal) -> Refused:
-        name = pb.RefusalReason.Name(refusal.reason).removeprefix("REFUSAL_REASON_")
+        known = refusal.reason in pb.RefusalReason.values()
+        name = pb.RefusalReason.Name(refusal.reason if known else pb.REFUSAL_REASON_UNSPECIFIED)
         return Refused(
-            name,
+            name.removeprefix("REFUSAL_REASON_"),
             refusal.message or f"{self._name} refused",
             permanent=refusal.reason in PERMANENT,
         )
@@ -192,6 +197,8 @@ async def _quote(
     except Refused as error:
         refusal = Failure(error.reason, str(error))
         return VenueQuote(name, latency(), refusal=refusal, permanent=error.permanent)
+    except Overloaded as error:
+        return VenueQuote(name, latency(), refusal=Failure(error.reason, str(error)))
     except TimeoutError:
         refusal = Failure("VENUE_TIMEOUT", f"{name} did not answer in {timeout_seconds:g} s")
         return VenueQuote(name, latency(), refusal=refusal)

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from engine import lifecycle, token
 from engine import order as domain
-from engine import token
 from engine.lifecycle import EventType, Status
 from engine.order import Failure, Order, OrderEvent, Resolution, RouteDecision
 from engine.token import Token, Tokens
@@ -22,9 +22,7 @@ _ORDER_TYPE: Final = {t: pb.OrderType.Value(f"ORDER_TYPE_{t.name}") for t in dom
 _RESOLUTION: Final = {
     r: pb.AttemptResolution.Value(f"ATTEMPT_RESOLUTION_{r.name}") for r in Resolution
 }
-FINAL: Final = frozenset(
-    STATUS[status] for status in (Status.CONFIRMED, Status.FAILED, Status.CANCELLED, Status.EXPIRED)
-)
+FINAL: Final = frozenset(STATUS[status] for status in lifecycle.FINAL)
 
 
 def order(order: Order, tokens: Tokens) -> pb.Order:

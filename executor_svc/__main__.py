@@ -40,6 +40,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 worker.pull(),
                 worker.report_deafness(server.report),
                 settlement.follow(),
+                settlement.listen(),
             )
 
 

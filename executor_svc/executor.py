@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -11,7 +12,7 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from engine.chain import Chain
-from engine.errors import Refused, Unanswered
+from engine.errors import Overloaded, Refused, Unanswered
 from engine.lifecycle import Status
 from engine.order import Attempt, Failure, Order
 from engine.programs import PROGRAM_OF_VENUE, SwapTerms
@@ -22,6 +23,8 @@ from engine.venue import Venue
 from executor_svc import transaction
 
 logger = structlog.get_logger()
+
+MAX_SIGNED: Final = 20_000
 
 
 class Executor:
@@ -41,6 +44,9 @@ class Executor:
         self._chain = chain
         self._wallet = wallet
         self.wallet = str(wallet.pubkey())
+        # Orders signed here, by signature, until they are settled: the chain's hints name
+        # signatures. Losing one costs a moment, the settlement finds every order by itself.
+        self.signed: dict[str, Order] = {}
 
     async def execute(self, order_id: UUID) -> None:
         """Take the order's next step towards a signature, if it has one.
@@ -76,7 +82,9 @@ class Executor:
         if isinstance(attempt, BaseException):
             raise attempt
         # R1: on record before the first byte leaves. R2: whoever loses here has no attempt.
-        await self._relay.commit(building.sign(attempt))
+        signed = await self._relay.commit(building.sign(attempt))
+        if len(self.signed) < MAX_SIGNED:
+            self.signed[attempt.signature] = signed
         await self.send(attempt)
 
     async def send(self, attempt: Attempt) -> None:
@@ -86,7 +94,7 @@ class Executor:
         """
         try:
             await self._chain.send(attempt.transaction)
-        except (Refused, Unanswered) as error:
+        except (Overloaded, Refused, Unanswered) as error:
             logger.debug("sending gave no acceptance", signature=attempt.signature, why=str(error))
 
     async def _building(self, order: Order) -> Order:

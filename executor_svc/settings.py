@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from engine.runtime import Address, Addresses, ServiceSettings
+from engine.runtime import Address, Addresses, PostgresDsn, ServiceSettings
 
 
 class Settings(ServiceSettings):
-    postgres_dsn: SecretStr = Field(description="postgresql://USER@HOST/DATABASE")
+    postgres_dsn: PostgresDsn = Field(description="postgresql://USER@HOST/DATABASE")
     nats_url: SecretStr = Field(description="nats://HOST:PORT[,nats://HOST:PORT…]")
     venues: Addresses = Field(description="raydium=HOST:PORT,meteora=HOST:PORT")
     chain_address: Address = Field(description="HOST:PORT of the chain")

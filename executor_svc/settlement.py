@@ -21,6 +21,7 @@ logger = structlog.get_logger()
 
 TICK_SECONDS: Final = 0.05
 CLAIM_LIMIT: Final = 500
+LISTEN_AGAIN_SECONDS: Final = 0.5
 
 
 class Settlement:
@@ -55,6 +56,18 @@ class Settlement:
                 due = []
             if len(due) < CLAIM_LIMIT:
                 await asyncio.sleep(TICK_SECONDS * random.uniform(0.8, 1.2))
+
+    async def listen(self) -> None:
+        """Settle orders signed here as soon as the chain hints at them, until cancelled."""
+        signed = self._executor.signed
+        while True:
+            try:
+                async for signatures in self._chain.changes(self._executor.wallet):
+                    orders = [signed[s] for s in signatures if s in signed]
+                    await self.settle(orders)
+            except (StoreUnavailable, Unanswered) as error:
+                logger.debug("no hints from the chain", error=str(error))
+            await asyncio.sleep(LISTEN_AGAIN_SECONDS)
 
     async def settle(self, orders: Sequence[Order]) -> None:
         """Read the chain once for all these orders, and act on what it proves of each.
@@ -111,10 +124,17 @@ class Settlement:
         transition = self._conclude(order, attempt, verdict, height, status, record)
         if transition is None:
             return
+        signed = self._executor.signed
         try:
-            await self._relay.commit(transition)
+            after = await self._relay.commit(transition)
         except StaleOrder:
             logger.debug("another settled it first", order_id=str(order.order_id))
+            signed.pop(attempt.signature, None)
+            return
+        if after.live_attempt is None:
+            signed.pop(attempt.signature, None)
+        elif attempt.signature in signed:
+            signed[attempt.signature] = after
 
     def _conclude(
         self,

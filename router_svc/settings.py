@@ -2,11 +2,11 @@
 
 from pydantic import Field, SecretStr
 
-from engine.runtime import Address, Addresses, ServiceSettings
+from engine.runtime import Address, Addresses, PostgresDsn, ServiceSettings
 
 
 class Settings(ServiceSettings):
-    postgres_dsn: SecretStr = Field(description="postgresql://USER@HOST/DATABASE")
+    postgres_dsn: PostgresDsn = Field(description="postgresql://USER@HOST/DATABASE")
     nats_url: SecretStr = Field(description="nats://HOST:PORT[,nats://HOST:PORT…]")
     venues: Addresses = Field(description="raydium=HOST:PORT,meteora=HOST:PORT")
     listen_address: Address = Field("127.0.0.1:50052", description="HOST:PORT for health")

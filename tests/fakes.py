@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from solders.instruction import Instruction
@@ -158,6 +158,11 @@ class FakeChain:
     async def transactions(self, signatures: Sequence[str]) -> list[TransactionReading | None]:
         self._answer()
         return [self._record(self.landed.get(signature)) for signature in signatures]
+
+    async def changes(self, wallet: str) -> AsyncIterator[Sequence[str]]:
+        self._answer()
+        yield list(self.landed)
+        raise Unanswered("the stream ended")
 
     def _record(self, landed: Landed | None) -> TransactionReading | None:
         if landed is None:

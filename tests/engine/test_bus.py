@@ -15,6 +15,7 @@ import pytest
 from nats.aio.msg import Msg
 from nats.js import api
 
+from engine import bus as bus_module
 from engine.bus import ACK_WAIT_SECONDS, STREAM, Bus, Queue, open_bus, status_subject
 from engine.errors import StartupError
 from oee.nats import Nats
@@ -250,6 +251,28 @@ async def test_a_killed_server_is_found_again_and_subscriptions_go_on(nats: Nats
         message = await heard.get()
 
     assert message.data == b"after"
+
+
+async def test_a_server_that_is_away_is_tried_without_end(
+    nats: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bus_module, "RECONNECT_SECONDS", 0.001)
+    tries = asyncio.Semaphore(0)
+
+    async def count(error: Exception) -> None:
+        tries.release()
+
+    async with open_bus(nats.url, "stubborn") as bus:
+        await connected(bus)
+        monkeypatch.setattr(bus.client, "_error_cb", count)
+        await asyncio.to_thread(nats.kill)
+        # By default a client gives a server up for good after sixty.
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            for _ in range(70):
+                await tries.acquire()
+        await asyncio.to_thread(nats.start)
+
+        await queue_is_read(bus)
 
 
 async def test_a_wiped_store_is_set_up_again(nats: Nats, bus: Bus) -> None:

@@ -122,12 +122,20 @@ def test_a_second_attempt_is_refused_while_one_is_live() -> None:
         building_again.sign(builders.attempt(building_again))
 
 
-@pytest.mark.parametrize("number", [0, 2])
-def test_attempts_are_numbered_without_gaps(number: int) -> None:
+def test_an_attempt_never_takes_the_number_of_an_earlier_one() -> None:
+    first = in_status(Status.SUBMITTED)
+    routing = resolve(first).order
+    building = routing.choose_route(builders.decision()).order.start_building().order
+
+    with pytest.raises(IllegalTransition, match="number of its own"):
+        building.sign(replace(builders.attempt(building), number=1))
+
+
+def test_an_attempt_is_not_signed_when_it_has_a_resolution_already() -> None:
     order = in_status(Status.BUILDING)
 
-    with pytest.raises(IllegalTransition, match="next number"):
-        order.sign(replace(builders.attempt(order), number=number))
+    with pytest.raises(IllegalTransition, match="live"):
+        order.sign(replace(builders.attempt(order), resolution=EXPIRED_UNLANDED))
 
 
 def test_an_attempt_below_the_floor_is_never_signed() -> None:

@@ -240,6 +240,22 @@ async def test_a_fork_that_takes_a_confirmed_swap_back_reopens_the_order(desk: D
     assert order.fill.slot == desk.chain.landed[signature].slot
 
 
+async def test_hints_of_the_chain_settle_an_order_without_waiting_for_its_next_look(
+    desk: Desk,
+) -> None:
+    order = await desk.submitted()
+    await execute(desk.store, "UPDATE orders SET next_check_at = now() + interval '1 h'")
+    desk.chain.advance(4)
+
+    listening = asyncio.create_task(desk.settlement.listen())
+    async with asyncio.timeout(20):
+        while not (await read(desk.store, order)).settled:
+            await asyncio.wait([listening], timeout=0.05)
+    listening.cancel()
+
+    assert desk.executor.signed == {}
+
+
 async def test_amounts_are_taken_from_the_slot_that_counts(desk: Desk) -> None:
     order = await desk.submitted()
     desk.chain.advance(2)

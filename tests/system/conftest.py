@@ -27,14 +27,17 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 45
 
-# PostgreSQL has no event for this; the loop is its own, and looks every 10 ms.
+# PostgreSQL has no event for this; the loop is its own, looks every 10 ms, and ends by itself.
 UNTIL_BLOCKED = """
 DO $$ BEGIN
-    LOOP
+    FOR look IN 1..3000 LOOP
         PERFORM pg_stat_clear_snapshot();
-        EXIT WHEN (SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock') >= {};
+        IF (SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock') >= {} THEN
+            RETURN;
+        END IF;
         PERFORM pg_sleep(0.01);
     END LOOP;
+    RAISE 'no statement waits for a lock';
 END $$
 """
 

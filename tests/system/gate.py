@@ -30,7 +30,7 @@ class Held:
 
 
 class Gate(grpc.GenericRpcHandler):
-    """Forwards every unary call as bytes; the next one of a method may be held.
+    """Forwards calls as bytes; the next unary one of a method may be held.
 
     A call held before it is forwarded never happens if its caller dies; one held with its
     answer has happened.
@@ -48,7 +48,17 @@ class Gate(grpc.GenericRpcHandler):
         return held
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
+        if details.method.rpartition("/")[2].startswith("Watch"):
+            return grpc.unary_stream_rpc_method_handler(partial(self._follow, details.method))
         return grpc.unary_unary_rpc_method_handler(partial(self._forward, details.method))
+
+    async def _follow(self, method: str, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        call: Any = self._channel.unary_stream(method)
+        try:
+            async for answer in call(request):
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details() or "")
 
     async def _forward(self, method: str, request: bytes, context: Any) -> bytes:
         name = method.rpartition("/")[2]

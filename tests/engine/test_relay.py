@@ -1,0 +1,365 @@
+"""The relay with a real database and a real nats-server: announced, offered, and offered again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+import pytest
+from nats.aio.msg import Msg
+
+from engine import relay as module
+from engine.bus import Bus, Queue, open_bus, status_subject
+from engine.errors import StaleOrder, StoreUnavailable
+from engine.lifecycle import Status
+from engine.order import Order
+from engine.relay import Relay, next_queue
+from engine.store import Store, open_store
+from engine.v1 import orders_pb2
+from oee.nats import Nats
+from tests import builders
+
+PATIENCE_SECONDS = 20
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+
+class Ear:
+    """Hears everything said on some subjects."""
+
+    def __init__(self) -> None:
+        self.messages: list[Msg] = []
+        self._heard = asyncio.Condition()
+
+    async def take(self, message: Msg) -> None:
+        async with self._heard:
+            self.messages.append(message)
+            self._heard.notify_all()
+
+    async def hear(self, holds: Callable[[list[Msg]], bool]) -> list[Msg]:
+        """All messages so far, once it holds, under one timeout."""
+        async with asyncio.timeout(PATIENCE_SECONDS), self._heard:
+            await self._heard.wait_for(lambda: holds(self.messages))
+        return self.messages
+
+
+@asynccontextmanager
+async def listening(bus: Bus, subject: str) -> AsyncIterator[Ear]:
+    ear = Ear()
+    subscription = await bus.subscribe(subject, ear.take)
+    assert subscription is not None
+    assert bus.client is not None
+    await bus.client.flush()
+    yield ear
+    await subscription.unsubscribe()
+
+
+def hints(messages: list[Msg]) -> list[tuple[str, UUID]]:
+    return [(message.subject, UUID(bytes=message.data)) for message in messages]
+
+
+@asynccontextmanager
+async def reconciling(*relays: Relay) -> AsyncIterator[None]:
+    loops = [asyncio.create_task(relay.reconcile()) for relay in relays]
+    try:
+        yield
+        assert not any(loop.done() for loop in loops), "a reconciler never ends by itself"
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.wait(loops)
+
+
+async def stored(store: Store, status: Status) -> Order:
+    order = (await store.add(builders.new_order())).order
+    for transition in builders.steps(order, status):
+        order = (await store.save(transition)).order
+    return order
+
+
+async def make_due(dsn: str) -> None:
+    """Whatever is not settled is to be looked at now."""
+    await ask(dsn, "UPDATE orders SET next_check_at = now() - interval '1 s' WHERE NOT settled")
+
+
+async def claims(dsn: str) -> int:
+    """How often orders were claimed to be offered."""
+    [row] = await ask(dsn, "SELECT sum(offers) AS claims FROM orders")
+    return int(row["claims"])
+
+
+async def ask(dsn: str, statement: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        found: list[asyncpg.Record] = await connection.fetch(statement)
+        return found
+    finally:
+        await connection.close()
+
+
+@pytest.fixture
+def ticks(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Awaitable[None]]:
+    """Reconcilers tick fast; the result waits until they have looked at the queues so often."""
+    monkeypatch.setattr(module, "RECONCILE_SECONDS", 0.01)
+    looks = asyncio.Semaphore(0)
+    waiting = bus.waiting
+
+    async def counted(queue: Queue) -> int | None:
+        looks.release()
+        return await waiting(queue)
+
+    async def wait(count: int) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            for _ in range(count * len(Queue)):
+                await looks.acquire()
+
+    monkeypatch.setattr(bus, "waiting", counted)
+    return wait
+
+
+# ── where an order goes next ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("status", "queue"),
+    [
+        (Status.PENDING, Queue.ROUTE),
+        (Status.ROUTING, Queue.ROUTE),
+        (Status.BUILDING, Queue.EXECUTE),
+        (Status.SUBMITTED, None),
+        (Status.CONFIRMED, None),
+        (Status.FAILED, None),
+        (Status.CANCELLED, None),
+        (Status.EXPIRED, None),
+    ],
+)
+def test_the_status_says_who_takes_the_next_step(status: Status, queue: Queue | None) -> None:
+    assert next_queue(builders.in_status(status)) is queue
+
+
+def test_an_order_with_a_route_goes_to_the_executors() -> None:
+    routed = builders.in_status(Status.ROUTING).choose_route(builders.decision()).order
+
+    assert next_queue(routed) is Queue.EXECUTE
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_an_order_that_backs_off_goes_nowhere(status: Status) -> None:
+    order = builders.in_status(status)
+
+    assert next_queue(replace(order, not_before=NOON, read_time=NOON - timedelta(1))) is None
+    assert next_queue(replace(order, not_before=NOON, read_time=NOON)) is next_queue(order)
+
+
+# ── after a commit ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_commit_is_stored_then_announced_as_the_event_that_was_stored(
+    store: Store, bus: Bus
+) -> None:
+    order = await stored(store, Status.PENDING)
+
+    async with listening(bus, status_subject(order.order_id)) as ear:
+        committed = await Relay(store, bus).commit(order.start_routing())
+        [message] = await ear.hear(lambda heard: len(heard) == 1)
+
+    event = orders_pb2.OrderEvent.FromString(message.data)
+    assert (event.order_id, event.sequence) == (str(order.order_id), 2)
+    assert event.status == orders_pb2.ORDER_STATUS_ROUTING
+    found = await store.get(order.order_id)
+    assert found is not None
+    assert replace(found, read_time=None) == replace(committed, read_time=None)
+    assert event.event_time.ToDatetime(UTC) == found.update_time
+
+
+async def test_whoever_comes_too_late_announces_nothing(store: Store, bus: Bus) -> None:
+    relay = Relay(store, bus)
+    order = await stored(store, Status.PENDING)
+    await relay.commit(order.start_routing())
+
+    async with listening(bus, "orders.status.*") as ear:
+        with pytest.raises(StaleOrder):
+            await relay.commit(order.cancel())
+        last = await stored(store, Status.PENDING)
+        await relay.commit(last.start_routing())
+        [message] = await ear.hear(lambda heard: len(heard) > 0)
+
+    assert message.subject == status_subject(last.order_id)
+
+
+async def test_a_commit_succeeds_without_nats(store: Store, nats: Nats, bus: Bus) -> None:
+    order = await stored(store, Status.PENDING)
+    await asyncio.to_thread(nats.kill)
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        routing = await Relay(store, bus).commit(order.start_routing())
+        await Relay(store, bus).offer(routing)
+
+    assert routing.status is Status.ROUTING
+
+
+async def test_an_offer_goes_to_the_queue_of_the_next_step_or_nowhere(
+    store: Store, bus: Bus
+) -> None:
+    orders = {status: builders.in_status(status) for status in Status}
+
+    async with listening(bus, "work.*") as ear:
+        for order in orders.values():
+            await Relay(store, bus).offer(order)
+        heard = await ear.hear(lambda heard: len(heard) == 3)
+
+    assert hints(heard) == [
+        ("work.route", orders[Status.PENDING].order_id),
+        ("work.route", orders[Status.ROUTING].order_id),
+        ("work.execute", orders[Status.BUILDING].order_id),
+    ]
+
+
+# ── again if it stands (R8) ───────────────────────────────────────────────────────────────────
+
+
+async def test_orders_that_stand_still_are_offered_again_and_the_others_left_alone(
+    store: Store, dsn: str, bus: Bus, ticks: Callable[[int], Awaitable[None]]
+) -> None:
+    orders = {status: await stored(store, status) for status in Status}
+    await make_due(dsn)
+
+    async with listening(bus, "work.*") as ear, reconciling(Relay(store, bus)):
+        await ear.hear(lambda heard: len(heard) >= 3)
+        await ticks(5)
+
+    assert Counter(hints(ear.messages)) == Counter(
+        {
+            ("work.route", orders[Status.PENDING].order_id): 1,
+            ("work.route", orders[Status.ROUTING].order_id): 1,
+            ("work.execute", orders[Status.BUILDING].order_id): 1,
+        }
+    )
+
+
+async def test_nothing_is_offered_before_it_is_due(
+    store: Store, dsn: str, bus: Bus, ticks: Callable[[int], Awaitable[None]]
+) -> None:
+    await stored(store, Status.PENDING)
+
+    async with reconciling(Relay(store, bus)):
+        await ticks(5)
+
+    assert await claims(dsn) == 0
+
+
+async def test_two_reconcilers_offer_each_due_order_once(
+    store: Store,
+    dsn: str,
+    nats: Nats,
+    bus: Bus,
+    ticks: Callable[[int], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Small claims, so that both have their share.
+    monkeypatch.setattr(module, "RECONCILE_LIMIT", 7)
+    added = await asyncio.gather(*(store.add(builders.new_order()) for _ in range(100)))
+    await make_due(dsn)
+
+    async with (
+        open_store(dsn) as other_store,
+        open_bus(nats.url, "other") as other_bus,
+        listening(bus, "work.*") as ear,
+        reconciling(Relay(store, bus), Relay(other_store, other_bus)),
+    ):
+        await ear.hear(lambda heard: len(heard) >= 100)
+        await ticks(5)
+
+    assert Counter(hints(ear.messages)) == Counter(
+        ("work.route", accepted.order.order_id) for accepted in added
+    )
+
+
+async def test_without_nats_nothing_is_claimed_and_with_it_all_goes_on(
+    store: Store,
+    dsn: str,
+    nats: Nats,
+    bus: Bus,
+    ticks: Callable[[int], Awaitable[None]],
+) -> None:
+    order = await stored(store, Status.PENDING)
+    await make_due(dsn)
+    async with listening(bus, "work.*") as ear:
+        await asyncio.to_thread(nats.kill)
+        await asyncio.to_thread(nats.wipe)
+
+        async with reconciling(Relay(store, bus)):
+            await ticks(10)
+            assert await claims(dsn) == 0
+            await asyncio.to_thread(nats.start)
+            heard = await ear.hear(lambda heard: len(heard) > 0)
+
+    assert hints(heard) == [("work.route", order.order_id)]
+
+
+async def test_a_queue_that_holds_more_than_enough_is_not_filled_further(
+    store: Store,
+    dsn: str,
+    bus: Bus,
+    ticks: Callable[[int], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ENOUGH_WAITING", 2)
+    order = await stored(store, Status.PENDING)
+    await make_due(dsn)
+    await bus.ensure()
+    for _ in range(3):
+        await bus.offer(Queue.EXECUTE, order.order_id)
+
+    async with reconciling(Relay(store, bus)):
+        await ticks(10)
+
+    assert await claims(dsn) == 0
+
+
+async def test_a_reconciler_outlives_the_database(
+    store: Store,
+    dsn: str,
+    bus: Bus,
+    ticks: Callable[[int], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order = await stored(store, Status.PENDING)
+    await make_due(dsn)
+    claim, tries = store.claim_to_offer, asyncio.Semaphore(0)
+
+    async def away(limit: int) -> list[Order]:
+        tries.release()
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(store, "claim_to_offer", away)
+    async with listening(bus, "work.*") as ear, reconciling(Relay(store, bus)):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            for _ in range(3):
+                await tries.acquire()
+        monkeypatch.setattr(store, "claim_to_offer", claim)
+        heard = await ear.hear(lambda heard: len(heard) > 0)
+
+    assert hints(heard) == [("work.route", order.order_id)]
+
+
+async def test_a_queue_that_nobody_can_create_does_not_end_the_reconciler(
+    store: Store,
+    dsn: str,
+    bus: Bus,
+    ticks: Callable[[int], Awaitable[None]],
+) -> None:
+    assert bus.client is not None
+    await bus.client.jetstream().add_stream(name="FOREIGN", subjects=["work.>"])
+    await stored(store, Status.PENDING)
+    await make_due(dsn)
+
+    async with reconciling(Relay(store, bus)):
+        await ticks(5)
+
+    assert await claims(dsn) == 0
