@@ -10,11 +10,12 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from engine.chain import Chain
-from engine.errors import Refused, Unanswered
+from engine.errors import Refused, StaleOrder, Unanswered
 from engine.lifecycle import Status
 from engine.order import Attempt, Failure, Order
 from engine.programs import PROGRAM_OF_VENUE, SwapTerms
 from engine.relay import Relay
+from engine.signing import Signing
 from engine.store import Store
 from engine.v1 import venue_pb2
 from engine.venue import Venue
@@ -35,6 +36,7 @@ class Executor:
         wallet: Keypair,
     ) -> None:
         self._store = store
+        self._signing = Signing(store)
         self._relay = relay
         self._venues = venues
         self._chain = chain
@@ -73,7 +75,13 @@ class Executor:
             await self._relay.commit(order.retry_or_fail(failure))
             return
         # R1: on record before the first byte leaves. R2: whoever loses here has no attempt.
-        await self._relay.commit(order.sign(attempt))
+        try:
+            await self._relay.commit(order.sign(attempt))
+        except StaleOrder:
+            why = await self._signing.why_halted()
+            if why is not None:
+                logger.warning("signing is halted; run oee reconcile --restored", why=why)
+            raise
         await self.send(attempt)
 
     async def send(self, attempt: Attempt) -> None:
@@ -117,7 +125,7 @@ class Executor:
                 wallet=str(terms.wallet),
             )
         )
-        number = len(order.attempts) + 1
+        number = order.next_number
         blockhash = await self._chain.latest_blockhash()
         message = transaction.compose(
             terms, instructions, transaction.memo_text(order, number), blockhash.blockhash

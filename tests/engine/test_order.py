@@ -122,12 +122,14 @@ def test_a_second_attempt_is_refused_while_one_is_live() -> None:
         building_again.sign(builders.attempt(building_again))
 
 
-@pytest.mark.parametrize("number", [0, 2])
-def test_attempts_are_numbered_without_gaps(number: int) -> None:
-    order = in_status(Status.BUILDING)
+def test_no_attempt_takes_a_number_again() -> None:
+    order = in_status(Status.SUBMITTED)
+    order = order.resolve(Resolution.EXPIRED_UNLANDED, builders.EVIDENCE, builders.FAILURE).order
+    order = order.choose_route(builders.decision()).order.start_building().order
 
-    with pytest.raises(IllegalTransition, match="next number"):
-        order.sign(replace(builders.attempt(order), number=number))
+    assert order.next_number == 2
+    with pytest.raises(IllegalTransition, match="number of its own"):
+        order.sign(replace(builders.attempt(order), number=1))
 
 
 def test_an_attempt_below_the_floor_is_never_signed() -> None:
