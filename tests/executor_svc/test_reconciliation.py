@@ -41,17 +41,34 @@ END $$
 
 
 class MovingChain(FakeChain):
-    """Makes blocks whenever somebody waits for them."""
+    """Makes blocks whenever somebody waits for them; before `opens`, none takes a transaction."""
+
+    opens = 0
+
+    def _land(self, transaction: bytes) -> None:
+        if self.height >= self.opens:
+            super()._land(transaction)
 
     async def finalized_height(self) -> HeightReading:
         self.advance(30)
         return await super().finalized_height()
 
 
+class LostDesk(Desk):
+    """A desk whose database will be lost."""
+
+    chain: MovingChain
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.chain = MovingChain()
+        self.again()
+
+
 class Restored(Desk):
     """A desk on a copy of another desk's database; both swap on one chain with one wallet."""
 
-    def __init__(self, lost: Desk, store: Store, schemas: tuple[str, str]) -> None:
+    def __init__(self, lost: LostDesk, store: Store, schemas: tuple[str, str]) -> None:
         super().__init__(store)
         self._schemas = schemas
         self.schema = schemas[1]
@@ -83,16 +100,13 @@ class Restored(Desk):
 
 
 @pytest.fixture
-def lost(store: Store) -> Desk:
-    desk = Desk(store)
-    desk.chain = MovingChain()
-    desk.again()
-    return desk
+def lost(store: Store) -> LostDesk:
+    return LostDesk(store)
 
 
 @pytest.fixture
 async def restored(
-    postgres: Postgres, dsn: str, lost: Desk, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, dsn: str, lost: LostDesk, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Restored]:
     monkeypatch.setattr(reconciliation, "POLL_SECONDS", 0.001)
     source = dsn.rpartition("=")[2]
@@ -128,7 +142,7 @@ async def swap(desk: Desk, order: Order) -> Order:
     return await desk.settled(order, rounds=2)
 
 
-async def test_a_restored_copy_signs_nothing_by_itself(lost: Desk, restored: Restored) -> None:
+async def test_a_restored_copy_signs_nothing_by_itself(lost: LostDesk, restored: Restored) -> None:
     order = await building(lost, "key")
     await restored.backup()
 
@@ -142,7 +156,7 @@ async def test_a_restored_copy_signs_nothing_by_itself(lost: Desk, restored: Res
 
 @pytest.mark.parametrize("at", [pending, routed, building])
 async def test_an_order_whose_swap_landed_after_the_backup_is_not_swapped_again(
-    lost: Desk, restored: Restored, at: Callable[[Desk, str], Awaitable[Order]]
+    lost: LostDesk, restored: Restored, at: Callable[[Desk, str], Awaitable[Order]]
 ) -> None:
     order = await at(lost, "key")
     await restored.backup()
@@ -162,7 +176,7 @@ async def test_an_order_whose_swap_landed_after_the_backup_is_not_swapped_again(
 
 
 async def test_without_reconciling_a_restored_order_would_swap_twice(
-    lost: Desk, restored: Restored
+    lost: LostDesk, restored: Restored
 ) -> None:
     order = await building(lost, "key")
     await restored.backup()
@@ -174,7 +188,7 @@ async def test_without_reconciling_a_restored_order_would_swap_twice(
     assert len(restored.chain.landed) == 2
 
 
-async def second_attempt(lost: Desk, restored: Restored, *, lands: str = "") -> Order:
+async def second_attempt(lost: LostDesk, restored: Restored, *, lands: str = "") -> Order:
     """The backup knows of attempt 1, which died; attempt 2, which it does not know, landed."""
     lost.chain.drops = True
     order = await lost.submitted(client_order_id="key")
@@ -191,7 +205,7 @@ async def second_attempt(lost: Desk, restored: Restored, *, lands: str = "") -> 
     "change", ["cancel_requested = true", "expire_time = now()", "retries = 3"]
 )
 async def test_a_later_attempt_than_the_backups_is_adopted_whatever_has_changed_since(
-    lost: Desk, restored: Restored, change: str
+    lost: LostDesk, restored: Restored, change: str
 ) -> None:
     order = await second_attempt(lost, restored)
     await execute(restored.store, f"UPDATE orders SET {change}")
@@ -208,7 +222,7 @@ async def test_a_later_attempt_than_the_backups_is_adopted_whatever_has_changed_
 
 
 async def test_a_failed_attempt_that_was_forgotten_uses_up_its_try_and_its_number(
-    lost: Desk, restored: Restored
+    lost: LostDesk, restored: Restored
 ) -> None:
     order = await second_attempt(lost, restored, lands="SLIPPAGE_EXCEEDED: below the floor")
 
@@ -229,7 +243,7 @@ async def test_a_failed_attempt_that_was_forgotten_uses_up_its_try_and_its_numbe
     assert [e for e in await restored.types(order) if e is EventType.RETRY_SCHEDULED] != []
 
 
-async def test_the_last_try_that_failed_ends_the_order(lost: Desk, restored: Restored) -> None:
+async def test_the_last_try_that_failed_ends_the_order(lost: LostDesk, restored: Restored) -> None:
     order = await pending(lost, "key")
     await restored.backup()
     lost.chain.reverts = "SLIPPAGE_EXCEEDED: below the floor"
@@ -244,7 +258,7 @@ async def test_the_last_try_that_failed_ends_the_order(lost: Desk, restored: Res
     assert order.failure.reason == "SLIPPAGE_EXCEEDED"
 
 
-async def lost_order(lost: Desk, restored: Restored) -> Order:
+async def lost_order(lost: LostDesk, restored: Restored) -> Order:
     await restored.backup()
     order = await swap(lost, await pending(lost, "key"))
     report = await restored.reconcile()
@@ -253,7 +267,7 @@ async def lost_order(lost: Desk, restored: Restored) -> Order:
 
 
 async def test_a_lost_order_that_is_submitted_again_finds_its_swap_done(
-    lost: Desk, restored: Restored
+    lost: LostDesk, restored: Restored
 ) -> None:
     order = await lost_order(lost, restored)
 
@@ -272,7 +286,7 @@ async def test_a_lost_order_that_is_submitted_again_finds_its_swap_done(
     "request_", [{"amount_in": 2}, {"slippage_bps": None, "min_amount_out": 2**63}]
 )
 async def test_a_lost_orders_key_is_refused_for_another_request(
-    lost: Desk, restored: Restored, request_: dict[str, Any]
+    lost: LostDesk, restored: Restored, request_: dict[str, Any]
 ) -> None:
     await lost_order(lost, restored)
 
@@ -281,7 +295,7 @@ async def test_a_lost_orders_key_is_refused_for_another_request(
 
 
 async def test_a_lost_order_that_was_submitted_again_too_early_gets_its_swap(
-    lost: Desk, restored: Restored
+    lost: LostDesk, restored: Restored
 ) -> None:
     await restored.backup()
     swapped = await swap(lost, await pending(lost, "key"))
@@ -331,23 +345,47 @@ async def test_the_halt_waits_for_a_signature_that_is_being_recorded(
     assert restored.chain.sent == [attempt.transaction]
 
 
-async def test_what_was_signed_before_the_halt_and_lands_after_it_is_adopted(
-    lost: Desk, restored: Restored
+async def test_what_was_signed_before_the_halt_and_lands_long_after_it_is_adopted(
+    lost: LostDesk, restored: Restored
 ) -> None:
+    lost.chain.validity = 150
     order = await pending(lost, "key")
     await restored.backup()
     await lost.router.route(order.order_id)
     await lost.executor.execute(order.order_id)
-    assert (len(lost.chain.sent), len(lost.chain.landed)) == (1, 0)
+    [sent] = lost.chain.sent
+    lost.chain.opens = lost.chain.height + 150
 
     await restored.reconcile()
 
     assert (await restored.work(order)).settled
     assert len(restored.chain.landed) == 1
+    assert restored.chain.sent == [sent]
+
+
+async def test_all_that_became_of_a_forgotten_order_is_adopted_in_its_order(
+    lost: LostDesk, restored: Restored
+) -> None:
+    order = await pending(lost, "key")
+    await restored.backup()
+    lost.chain.reverts = "SLIPPAGE_EXCEEDED: below the floor"
+    await swap(lost, order)
+    lost.chain.reverts = ""
+    await lost.retried(order)
+    lost.chain.advance(5)
+
+    await restored.reconcile()
+
+    order = await read(restored.store, order)
+    assert [(a.number, a.resolution) for a in order.attempts] == [
+        (1, Resolution.LANDED_WITH_ERROR),
+        (2, Resolution.LANDED),
+    ]
+    assert await restored.sequences(order) == list(range(1, order.sequence + 1))
 
 
 async def test_a_node_that_lags_behind_is_not_believed(
-    lost: Desk, restored: Restored, monkeypatch: pytest.MonkeyPatch
+    lost: LostDesk, restored: Restored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconciliation, "PATIENCE_SECONDS", 0.1)
     order = await pending(lost, "key")
@@ -383,7 +421,7 @@ def kill_after(store: Store, statements: int, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("statements", range(1, 10))
 async def test_it_may_be_killed_anywhere_and_repeated(
-    lost: Desk, restored: Restored, monkeypatch: pytest.MonkeyPatch, statements: int
+    lost: LostDesk, restored: Restored, monkeypatch: pytest.MonkeyPatch, statements: int
 ) -> None:
     order = await second_attempt(lost, restored)
     gone = await swap(lost, await pending(lost, "gone"))
@@ -402,7 +440,7 @@ async def test_it_may_be_killed_anywhere_and_repeated(
 
 
 async def test_a_swap_of_an_order_that_ended_without_one_is_told(
-    lost: Desk, restored: Restored
+    lost: LostDesk, restored: Restored
 ) -> None:
     order = await pending(lost, "key")
     await restored.backup()
@@ -420,7 +458,7 @@ async def test_a_swap_of_an_order_that_ended_without_one_is_told(
 
 
 async def test_signing_stays_halted_when_an_order_that_may_swap_contradicts_the_chain(
-    lost: Desk, restored: Restored
+    lost: LostDesk, restored: Restored
 ) -> None:
     order = await pending(lost, "key")
     await restored.backup()
@@ -434,7 +472,7 @@ async def test_signing_stays_halted_when_an_order_that_may_swap_contradicts_the_
 
 
 async def test_a_record_that_knows_everything_is_left_as_it_is(
-    lost: Desk, restored: Restored
+    lost: LostDesk, restored: Restored
 ) -> None:
     orders = [await swap(lost, await pending(lost, f"key-{n}")) for n in range(3)]
     live = await lost.submitted(client_order_id="live")
