@@ -42,18 +42,20 @@ class RequestError(EngineError):
 
     reason: ClassVar[str]
 
-    def __init__(self, message: str, **metadata: str) -> None:
+    def __init__(self, message: str, /, **metadata: str) -> None:
         super().__init__(message)
         self.metadata: Mapping[str, str] = metadata
 
 
 class InvalidRequest(RequestError):
-    """The request is malformed; carries every violation at once."""
+    """The request is malformed; carries every violation at once, the message tells the first."""
 
     reason = "FIELD_INVALID"
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        first, *others = violations
+        also = f"; also wrong: {', '.join(v.field for v in others)}" if others else ""
+        super().__init__(f"{first.field}: {first.description}{also}")
         self.violations = tuple(violations)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ logger = structlog.get_logger()
 
 ERROR_DOMAIN: Final = "engine"
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+# A stopping grpc.aio server cancels calls that have arrived and not begun. So for a while before
+# it stops it refuses them in words; who was refused comes back later than that, see ShuttingDown.
+REFUSE_SECONDS: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ ANSWERS: Final[Mapping[type[errors.RequestError], Answer]] = {
     errors.SlowConsumer: Answer(grpc.StatusCode.RESOURCE_EXHAUSTED),
     errors.Overloaded: Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_seconds=1),
     errors.StoreUnavailable: Answer(grpc.StatusCode.UNAVAILABLE, retry_seconds=1),
-    errors.ShuttingDown: Answer(grpc.StatusCode.UNAVAILABLE, retry_seconds=0.5),
+    errors.ShuttingDown: Answer(grpc.StatusCode.UNAVAILABLE, retry_seconds=2 * REFUSE_SECONDS),
 }
 
 
@@ -70,7 +74,8 @@ def to_status(error: errors.RequestError) -> status_pb2.Status:
         details.append(
             error_details_pb2.ResourceInfo(
                 resource_type="engine.v1.Order",
-                resource_name=error.metadata.get("order_id", ""),
+                resource_name=error.metadata.get("order_id")
+                or error.metadata.get("client_order_id", ""),
                 description=str(error),
             )
         )
@@ -98,8 +103,11 @@ def to_status(error: errors.RequestError) -> status_pb2.Status:
     return status_pb2.Status(code=code, message=str(error), details=packed)
 
 
-class _ErrorTranslation(grpc.aio.ServerInterceptor):
+class _Edge(grpc.aio.ServerInterceptor):
     """The RPC edge: engine errors become statuses, anything else is logged and INTERNAL."""
+
+    def __init__(self) -> None:
+        self.draining = False
 
     async def intercept_service(
         self,
@@ -107,13 +115,15 @@ class _ErrorTranslation(grpc.aio.ServerInterceptor):
         details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(details)
-        if handler is None:
-            return None
+        # Health and reflection are not ours to translate, and health is asked while draining.
+        if handler is None or details.method.startswith("/grpc."):
+            return handler
         if handler.unary_unary:
             inner = handler.unary_unary
 
             async def unary(request: Any, context: Any) -> Any:
                 try:
+                    self._refuse_if_draining()
                     return await inner(request, context)
                 except Exception as error:  # noqa: BLE001 - the RPC edge
                     await _abort(context, details.method, error)
@@ -121,11 +131,12 @@ class _ErrorTranslation(grpc.aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(
                 unary, handler.request_deserializer, handler.response_serializer
             )
-        if handler.unary_stream and not details.method.startswith("/grpc."):
+        if handler.unary_stream:
             stream = handler.unary_stream
 
             async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
                 try:
+                    self._refuse_if_draining()
                     async for response in stream(request, context):
                         yield response
                 except Exception as error:  # noqa: BLE001 - the RPC edge
@@ -136,6 +147,10 @@ class _ErrorTranslation(grpc.aio.ServerInterceptor):
             )
         return handler
 
+    def _refuse_if_draining(self) -> None:
+        if self.draining:
+            raise errors.ShuttingDown("this process is stopping; ask again, or ask another one")
+
 
 async def _abort(context: Any, method: str, error: Exception) -> None:
     if isinstance(error, grpc.aio.AbortError):
@@ -143,9 +158,17 @@ async def _abort(context: Any, method: str, error: Exception) -> None:
     if isinstance(error, errors.RequestError):
         logger.debug("refused", method=method, reason=error.reason, message=str(error))
         status = rpc_status.to_status(to_status(error))
-        await context.abort(status.code, status.details, status.trailing_metadata)
+        await context.abort(
+            status.code, status.details, (*status.trailing_metadata, *_pushback(error))
+        )
     logger.error("call failed", method=method, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, "internal error; it is in the server's log")
+
+
+def _pushback(error: errors.RequestError) -> tuple[tuple[str, str], ...]:
+    """RetryInfo once more, as gRPC's own retry policy understands it."""
+    seconds = ANSWERS[type(error)].retry_seconds
+    return () if seconds is None else (("grpc-retry-pushback-ms", f"{seconds * 1000:.0f}"),)
 
 
 class Server:
@@ -168,17 +191,19 @@ async def serving(
     address: str,
     services: Mapping[str, Callable[[grpc.aio.Server], None]],
     *,
-    grace_seconds: float = 5,
+    grace_seconds: float = 0,
     on_drain: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Server]:
     """Serve `services` (full name → adder) at `address`, with health and reflection.
 
     Entered last, so that SERVING means the rest is open. Leaving calls `on_drain`, says
-    NOT_SERVING, refuses new calls, gives running ones the grace, then cancels them.
+    NOT_SERVING, refuses new calls, gives running ones the grace, then cancels them; with no
+    grace, at once.
     Raises StartupError when the address cannot be bound.
     """
+    edge = _Edge()
     server = grpc.aio.server(
-        interceptors=[_ErrorTranslation()],
+        interceptors=[edge],
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -207,6 +232,8 @@ async def serving(
     try:
         yield started
     finally:
+        edge.draining = True
         on_drain()
         await started.report(serving=False)
+        await asyncio.sleep(min(REFUSE_SECONDS, grace_seconds))
         await server.stop(grace_seconds)

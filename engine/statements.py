@@ -95,9 +95,9 @@ _SIGNED: Final = (("order_id", "uuid", None), *ATTEMPT)
 # signing is halted the record may be behind the chain: nothing is signed, and nothing is said to
 # have ended without a swap.
 _GUARD: Final = """
-       AND (m.type <> 'attempt_signed' OR o.expire_time IS NULL OR o.expire_time > now())
-       AND (m.type <> 'attempt_signed' AND m.status NOT IN ('failed', 'cancelled', 'expired')
-            OR (SELECT signing_allowed()))
+AND (m.type <> 'attempt_signed' OR o.expire_time IS NULL OR o.expire_time > now())
+AND (m.type <> 'attempt_signed' AND m.status NOT IN ('failed', 'cancelled', 'expired')
+     OR (SELECT signing_allowed()))
 """
 
 # Each row is guarded by its own version; rows are locked in id order, so that two batches
@@ -106,7 +106,6 @@ _SAVE: Final = f"""
 WITH move AS (SELECT * FROM {_unnest(1, "m", _MOVE)}),
 locked AS MATERIALIZED (
     SELECT o.order_id FROM orders o JOIN move m USING (order_id)
-     WHERE o.sequence = m.sequence - 1 $%GUARD%
      ORDER BY o.order_id FOR NO KEY UPDATE OF o
 ), moved AS (
     UPDATE orders o
@@ -119,6 +118,7 @@ locked AS MATERIALIZED (
                                 THEN coalesce(o.complete_time, now()) END
       FROM move m, locked l
      WHERE l.order_id = o.order_id AND m.order_id = o.order_id AND o.sequence = m.sequence - 1
+       $%GUARD%
  RETURNING o.order_id, o.not_before, o.update_time, o.complete_time
 ), signed AS (
     INSERT INTO attempts (order_id, sign_time, {_names(ATTEMPT)})

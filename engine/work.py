@@ -24,6 +24,10 @@ Handle = Callable[[UUID], Awaitable[None]]
 PULL_SECONDS: Final = 15.0
 HEARTBEAT_SECONDS: Final = 1.0
 MAX_DELAY_SECONDS: Final = 2.0
+CANCEL_SECONDS: Final = 1.0
+ID_BYTES: Final = 16
+# Longer than any handling takes with all its deadlines.
+DEAF_SECONDS: Final = 15.0
 
 # Statuses that merely end one pull; any other says that stream, consumer or leader is gone.
 _PULL_IS_OVER: Final = frozenset({"404", "408"})
@@ -53,6 +57,7 @@ class Worker:
         self._heard = 0.0
         self._wake = asyncio.Event()
         self._draining = False
+        self._took = False
         bus.on_connect(lambda: self._break("reconnected"))
 
     async def pull(self) -> None:
@@ -80,16 +85,43 @@ class Worker:
             elif self._credits and silence > 2.5 * HEARTBEAT_SECONDS:
                 self._break("silent")
 
+    async def report_deafness(
+        self, report: Callable[[bool], Awaitable[None]], deaf_seconds: float = DEAF_SECONDS
+    ) -> None:
+        """Call `report(False)` once work has waited so long without any being taken here, and
+        `report(True)` once that is over; until cancelled."""
+        loop = asyncio.get_running_loop()
+        attentive, deaf = loop.time(), False
+        while True:
+            await asyncio.sleep(min(HEARTBEAT_SECONDS, deaf_seconds / 2))
+            waiting = await self._bus.waiting(self._queue)
+            if not waiting or self._took:
+                attentive = loop.time()
+            self._took = False
+            if deaf is (loop.time() - attentive > deaf_seconds):
+                continue
+            deaf = not deaf
+            if deaf:
+                why = f"{waiting} hints wait and none was taken for {deaf_seconds:g} s"
+                logger.error("deaf: not serving", queue=self._queue.value, why=why)
+            else:
+                logger.info("hearing again", queue=self._queue.value)
+            await report(not deaf)
+
     async def drain(self, grace_seconds: float) -> None:
-        """Hand back what was not started, and wait for what was, at most the grace."""
+        """Hand back what was not started, and wait for what was, at most the grace.
+
+        What is still not done is cancelled: its hint is not acked and comes again.
+        """
         self._draining = True
         if self._subscription is not None:
             with suppress(*ABSENT):
                 await asyncio.wait_for(self._subscription.drain(), MAX_DELAY_SECONDS)  # type: ignore[no-untyped-call]
-        if self._taken:
-            await asyncio.wait(set(self._taken), timeout=grace_seconds)
-        for task in self._taken:
-            task.cancel()
+        for seconds in (grace_seconds, CANCEL_SECONDS):
+            if self._taken:
+                await asyncio.wait(set(self._taken), timeout=seconds)
+            for task in self._taken:
+                task.cancel()
 
     def _break(self, why: str) -> None:
         if self._broken is None:
@@ -114,6 +146,8 @@ class Worker:
         if free <= 0 or (self._credits and free < max(1, self._slots // 4)):
             return
         assert self._bus.client is not None
+        if not self._credits:  # no pull was open, so nothing was to be heard until now
+            self._heard = asyncio.get_running_loop().time()
         self._credits += free
         request = {
             "batch": free,
@@ -135,6 +169,7 @@ class Worker:
         if self._draining:
             await message.nak()
             return
+        self._took = True
         task = asyncio.create_task(self._settle(message))
         self._taken.add(task)
         task.add_done_callback(self._done)
@@ -155,19 +190,27 @@ class Worker:
         self._wake.set()
 
     async def _settle(self, message: Msg) -> None:
-        order_id = UUID(bytes=message.data)
+        if len(message.data) != ID_BYTES:
+            # Not ours; left alone it would come back for ever.
+            logger.warning("not a hint", queue=self._queue.value, bytes=len(message.data))
+        elif not await self._is_finished(UUID(bytes=message.data)):
+            return
+        with suppress(*ABSENT):
+            await message.ack()
+
+    async def _is_finished(self, order_id: UUID) -> bool:
+        """Handle the order; False when the hint has to come again."""
         structlog.contextvars.bind_contextvars(order_id=str(order_id))
         try:
             await self._handle(order_id)
         except StaleOrder:
-            pass  # somebody else moved it on: this hint is finished work
+            return True  # somebody else moved it on
         except StoreUnavailable:
-            return  # not acked: the order is offered again
+            return False
         except Exception:
             logger.error("work failed", queue=self._queue.value, exc_info=True)
-            return
-        with suppress(*ABSENT):
-            await message.ack()
+            return False
+        return True
 
 
 @asynccontextmanager

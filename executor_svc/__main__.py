@@ -33,9 +33,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         settlement = Settlement(store, relay, chain, executor, confirm_at)
         async with (
             working(bus, Queue.EXECUTE, executor.execute, slots=settings.concurrency) as worker,
-            serving(settings.listen_address, {}),
+            serving(settings.listen_address, {}) as server,
         ):
-            await runtime.run_until(stop, worker.pull(), settlement.follow())
+            await runtime.run_until(
+                stop,
+                worker.pull(),
+                worker.report_deafness(server.report),
+                settlement.follow(),
+            )
 
 
 if __name__ == "__main__":

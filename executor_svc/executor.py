@@ -52,8 +52,6 @@ class Executor:
         order = await self._store.get(order_id)
         if order is None or order.status not in (Status.ROUTING, Status.BUILDING):
             return
-        if order.backing_off:
-            return
         if order.past_expiry:
             await self._relay.commit(order.expire())
             return

@@ -20,6 +20,8 @@ from engine.v1 import orders_pb2 as pb
 CLIENT_ORDER_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 1000
+# Clients take 8 KiB of trailers for granted; a refusal carries each value three times.
+SHOWN_CHARACTERS: Final = 40
 HEARTBEAT_SECONDS: Final = 15.0
 MIN_HEARTBEAT_SECONDS: Final = 1.0
 MAX_HEARTBEAT_SECONDS: Final = 60.0
@@ -315,4 +317,7 @@ def _page_token_violation(written: str) -> str:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "...")
+    shown = repr(text[:SHOWN_CHARACTERS])
+    if len(shown) <= SHOWN_CHARACTERS:
+        return shown
+    return shown[: SHOWN_CHARACTERS - 4] + "...'"

@@ -17,6 +17,7 @@ from engine.errors import (
     InvalidRequest,
     NoRoute,
     OrderNotFound,
+    Overloaded,
     StaleOrder,
     Violation,
 )
@@ -209,7 +210,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                 ),
                 order=self._order(order),
             )
-        raise StaleOrder(f"order moved on {CANCEL_TRIES} times while it was being cancelled")
+        raise Overloaded("the order moves on faster than it can be cancelled; try again")
 
     async def _add(self, order: Order) -> Added:
         """Store the order, unless it is new and already past its expire_time."""
@@ -241,13 +242,14 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     async def _find(self, asked: OrderId) -> Order:
         if asked.order_id is not None:
             order = await self._store.get(asked.order_id)
-            name = f"order_id {asked.order_id}"
+            name = {"order_id": str(asked.order_id)}
         else:
             assert asked.client_order_id is not None
             order = await self._store.get_by_client_order_id(ACCOUNT, asked.client_order_id)
-            name = f"client_order_id {asked.client_order_id}"
+            name = {"client_order_id": asked.client_order_id}
         if order is None or order.account != ACCOUNT:
-            raise OrderNotFound(f"there is no order with {name}", order_id=name.split()[1])
+            [(field, value)] = name.items()
+            raise OrderNotFound(f"there is no order with {field} {value}", **name)
         return order
 
     async def _route(self, wanted: OrderRequest) -> RouteDecision:

@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -193,7 +194,7 @@ class WatchHub:
         topic.subscribing = True
         try:
             topic.subscription = await self._bus.subscribe(
-                status_subject(order_id), lambda message: self._receive(order_id, message)
+                status_subject(order_id), partial(self._receive, order_id)
             )
         finally:
             topic.subscribing = False

@@ -117,6 +117,12 @@ class Service:
                 self._show(self.name, f"did not stop within {STOP_SECONDS:.0f} s and was killed")
         await asyncio.wait({self._keeper})
 
+    async def drain(self) -> int | None:
+        """Stop it, and say with which code it went; None when it was not running."""
+        process = self._process
+        await self.stop()
+        return None if process is None else process.returncode
+
     async def kill(self, *, restart: bool = True) -> None:
         """SIGKILL; returns once the process is gone. Then it is started again, or not."""
         self._backoff_seconds = FIRST_BACKOFF_SECONDS

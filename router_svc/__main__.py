@@ -26,9 +26,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         router = Router(store, relay, venues, quote_timeout_seconds=settings.quote_timeout_seconds)
         async with (
             working(bus, Queue.ROUTE, router.route, slots=settings.concurrency) as worker,
-            serving(settings.listen_address, {}),
+            serving(settings.listen_address, {}) as server,
         ):
-            await runtime.run_until(stop, worker.pull(), relay.reconcile())
+            await runtime.run_until(
+                stop,
+                worker.pull(),
+                worker.report_deafness(server.report),
+                relay.reconcile(),
+            )
 
 
 if __name__ == "__main__":

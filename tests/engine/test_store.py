@@ -198,6 +198,18 @@ async def test_what_is_due_is_claimed_by_one_and_backs_off(store: Store, dsn: st
     assert [facts(claimed) for claim in claims for claimed in claim] == [facts(order)]
 
 
+async def test_what_another_is_claiming_is_passed_over(store: Store, dsn: str) -> None:
+    await stored(store, Status.ROUTING)
+    await execute(store, "UPDATE orders SET next_check_at = now()")
+    connection = await asyncpg.connect(dsn)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM orders FOR NO KEY UPDATE")
+        assert await store.claim_to_offer(10) == []
+    await connection.close()
+
+    assert len(await store.claim_to_offer(10)) == 1
+
+
 async def test_a_settled_order_is_never_due_and_an_unsettled_one_is(store: Store) -> None:
     settled = await stored(store, Status.FAILED)
     confirmed = await stored(store, Status.CONFIRMED)

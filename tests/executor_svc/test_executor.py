@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from solders.keypair import Keypair
 from solders.system_program import TransferParams, transfer
 
 from engine.bus import Bus
+from engine.chain import TransactionReading
 from engine.errors import Refused, StaleOrder
 from engine.lifecycle import EventType, Status
 from engine.order import Order, Resolution
@@ -236,6 +238,24 @@ async def test_a_fork_that_takes_a_confirmed_swap_back_reopens_the_order(desk: D
     assert (order.status, order.settled) == (Status.CONFIRMED, True)
     assert order.fill is not None
     assert order.fill.slot == desk.chain.landed[signature].slot
+
+
+async def test_amounts_are_taken_from_the_slot_that_counts(desk: Desk) -> None:
+    order = await desk.submitted()
+    desk.chain.advance(2)
+    transactions = desk.chain.transactions
+
+    async def from_another_fork(signatures: Sequence[str]) -> list[TransactionReading | None]:
+        return [
+            record and replace(record, slot=record.slot + 1)
+            for record in await transactions(signatures)
+        ]
+
+    desk.chain.transactions = from_another_fork  # type: ignore[method-assign]
+    assert (await desk.settled(order)).status is Status.SUBMITTED
+
+    desk.chain.transactions = transactions  # type: ignore[method-assign]
+    assert (await desk.settled(order)).status is Status.CONFIRMED
 
 
 async def test_too_little_in_the_wallet_fails_at_once_and_signs_nothing(desk: Desk) -> None:

@@ -84,6 +84,10 @@ def with_memo_writing_an_account(swap: list[Instruction]) -> list[Instruction]:
     return [*swap, Instruction(programs.COMPUTE_BUDGET_PROGRAM, b"", [meta])]
 
 
+def with_another_program(swap: list[Instruction]) -> list[Instruction]:
+    return [*swap, Instruction(STRANGER, b"anything", [])]
+
+
 def nothing(swap: list[Instruction]) -> list[Instruction]:
     return []
 
@@ -98,6 +102,7 @@ def nothing(swap: list[Instruction]) -> list[Instruction]:
         with_another_signer,
         into_another_account,
         with_memo_writing_an_account,
+        with_another_program,
         nothing,
     ],
 )

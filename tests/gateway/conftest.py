@@ -4,11 +4,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from engine import rpc
 from engine.bus import Bus
 from engine.relay import Relay
 from engine.store import Store
 from oee.nats import Nats
 from tests.gateway.running import Gateway, running
+
+
+@pytest.fixture(autouse=True)
+def _nobody_calls_a_stopping_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not wait for those who might."""
+    monkeypatch.setattr(rpc, "REFUSE_SECONDS", 0)
 
 
 @pytest.fixture

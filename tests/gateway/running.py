@@ -29,6 +29,7 @@ from oee.ports import HOST, free_ports
 
 # Nobody listens on port 1: whoever asks there is refused at once.
 UNREACHABLE: Final = f"{HOST}:1"
+NO_NATS: Final = f"nats://{UNREACHABLE}"
 NOWHERE: Final[Mapping[str, str]] = MappingProxyType(
     {"raydium": UNREACHABLE, "meteora": UNREACHABLE}
 )
@@ -72,9 +73,9 @@ async def running(
     [port] = free_ports(1)
     address = f"{HOST}:{port}"
     settings = Settings(
-        postgres_dsn=dsn,  # type: ignore[arg-type]
-        nats_url=nats_url,  # type: ignore[arg-type]
-        venues=venues,  # type: ignore[arg-type]
+        postgres_dsn=dsn,
+        nats_url=nats_url,
+        venues=venues,
         listen_address=address,
         quote_timeout_seconds=quote_timeout_seconds,
         recheck_seconds=recheck_seconds,
@@ -97,13 +98,18 @@ def swap(client_order_id: str = "", **fields: Any) -> pb.SubmitOrderRequest:
     return pb.SubmitOrderRequest(client_order_id=client_order_id, **facts)
 
 
+async def stored(gateway: Gateway) -> list[pb.Order]:
+    """The orders there are, newest first."""
+    return list((await gateway.client.ListOrders(pb.ListOrdersRequest())).orders)
+
+
 async def refusal(call: Awaitable[object]) -> status_pb2.Status:
     """The status with which the call was refused; its code and its details' agree."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     status = rpc_status.from_call(caught.value)
     assert status is not None, caught.value
-    return status  # type: ignore[no-any-return]
+    return status
 
 
 def code(status: status_pb2.Status) -> str:
@@ -150,12 +156,27 @@ async def followed(bus: Bus, order_id: str) -> bool:
     raise AssertionError("somebody answered on an order's subject")
 
 
+async def until_followed(bus: Bus, order_id: str) -> None:
+    """Return once somebody is subscribed to the order's events."""
+    await eventually(lambda: followed(bus, order_id))
+
+
+async def until_forgotten(bus: Bus, order_id: str) -> None:
+    """Return once nobody is subscribed to the order's events any more."""
+
+    async def forgotten() -> bool:
+        return not await followed(bus, order_id)
+
+    await eventually(forgotten)
+
+
 async def until_over(stream: AsyncIterator[T]) -> list[T]:
     """Everything a stream has until it ends with OK."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         return [item async for item in stream]
 
 
+POOL: Final = "11111111111111111111111111111111"
 # How a scripted venue answers one query.
 Answer = Callable[[venue_pb2.QuoteQuery], venue_pb2.QuoteResult]
 
@@ -165,7 +186,7 @@ def pays(amount_out: int, fee: int = 3_750_000) -> Answer:
 
     def answer(query: venue_pb2.QuoteQuery) -> venue_pb2.QuoteResult:
         quote = venue_pb2.Quote(
-            pool="pool",
+            pool=POOL,
             mint_in=query.mint_in,
             mint_out=query.mint_out,
             amount_in=query.amount_in,
@@ -179,7 +200,7 @@ def pays(amount_out: int, fee: int = 3_750_000) -> Answer:
     return answer
 
 
-def refuses(reason: venue_pb2.RefusalReason, message: str) -> Answer:
+def refuses(reason: venue_pb2.RefusalReason.ValueType, message: str) -> Answer:
     """A refusal, in the venue's words."""
     refusal = venue_pb2.Refusal(reason=reason, message=message)
     return lambda query: venue_pb2.QuoteResult(refusal=refusal)

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 
+from engine.errors import StaleOrder
 from engine.lifecycle import Status
 from engine.order import Order, Resolution
-from engine.relay import Relay
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
-from engine.v1 import venue_pb2
 from tests import builders
-from tests.gateway import running as gateways
 from tests.gateway.running import (
-    UNREACHABLE,
+    NO_NATS,
     Gateway,
     code,
     detail,
-    pays,
+    eventually,
     reason,
     refusal,
-    refuses,
     running,
+    stored,
     swap,
     until_over,
     violations,
 )
 
-NO_NATS = f"nats://{UNREACHABLE}"
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -52,10 +51,6 @@ def _timestamp(time: datetime) -> Timestamp:
     message = Timestamp()
     message.FromDatetime(time)
     return message
-
-
-async def _stored(gateway: Gateway) -> list[pb.Order]:
-    return list((await gateway.client.ListOrders(pb.ListOrdersRequest())).orders)
 
 
 async def _accepted(store: Store, status: Status, key: str | None = None) -> Order:
@@ -96,31 +91,26 @@ async def test_an_accepted_order_is_shown_as_it_was_asked_for(gateway: Gateway) 
         update_time=order.create_time,
     )
     assert not response.duplicate
-    assert await _stored(gateway) == [order]
+    assert await stored(gateway) == [order]
 
 
-@pytest.mark.parametrize(
-    ("fields", "amount_in", "min_amount_out"),
-    [
-        ({"amount_in": "18446744073.709551615"}, "18446744073.709551615", ""),
-        ({"amount_in": "0.000000001"}, "0.000000001", ""),
-        (
-            {"token_in": "BONK", "amount_in": "184467440737095.51615"},
-            "184467440737095.51615",
-            "",
-        ),
-        ({"min_amount_out": "18446744073709.551615"}, "1.5", "18446744073709.551615"),
-        ({"amount_in": "0001.50", "min_amount_out": "200.0"}, "1.5", "200"),
-    ],
-)
+AMOUNTS: list[Any] = [
+    ({"amount_in": "18446744073.709551615"}, ("18446744073.709551615", "")),
+    ({"amount_in": "0.000000001"}, ("0.000000001", "")),
+    ({"token_in": "BONK", "amount_in": "184467440737095.51615"}, ("184467440737095.51615", "")),
+    ({"min_amount_out": "18446744073709.551615"}, ("1.5", "18446744073709.551615")),
+    ({"amount_in": "0001.50", "min_amount_out": "200.0"}, ("1.5", "200")),
+]
+
+
 async def test_an_amount_comes_back_exactly_up_to_the_largest_a_chain_can_hold(
-    gateway: Gateway, fields: dict[str, Any], amount_in: str, min_amount_out: str
+    gateway: Gateway,
 ) -> None:
-    accepted = (await gateway.client.SubmitOrder(swap("key-1", **fields))).order
-
-    found = await gateway.client.GetOrder(pb.GetOrderRequest(order_id=accepted.order_id))
-    assert found.order == accepted
-    assert (accepted.amount_in, accepted.min_amount_out) == (amount_in, min_amount_out)
+    for fields, shown in AMOUNTS:
+        accepted = (await gateway.client.SubmitOrder(swap(**fields))).order
+        found = await gateway.client.GetOrder(pb.GetOrderRequest(order_id=accepted.order_id))
+        assert found.order == accepted
+        assert (accepted.amount_in, accepted.min_amount_out) == shown
 
 
 SAME: list[Any] = [
@@ -140,15 +130,14 @@ SAME: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize(("first", "again"), SAME)
 async def test_the_same_request_in_other_words_brings_the_same_order_back(
-    gateway: Gateway, first: dict[str, Any], again: dict[str, Any]
+    gateway: Gateway,
 ) -> None:
-    order = (await gateway.client.SubmitOrder(swap("key-1", **first))).order
-
-    response = await gateway.client.SubmitOrder(swap("key-1", **again))
-    assert response == pb.SubmitOrderResponse(order=order, duplicate=True)
-    assert await _stored(gateway) == [order]
+    for number, (first, again) in enumerate(SAME):
+        order = (await gateway.client.SubmitOrder(swap(f"key-{number}", **first))).order
+        response = await gateway.client.SubmitOrder(swap(f"key-{number}", **again))
+        assert response == pb.SubmitOrderResponse(order=order, duplicate=True)
+    assert len(await stored(gateway)) == len(SAME)
 
 
 async def test_a_repeated_request_is_answered_with_the_order_as_it_is_now(
@@ -166,7 +155,7 @@ async def test_twenty_simultaneous_calls_with_one_key_make_one_order(gateway: Ga
 
     responses = [await call for call in calls]
     assert Counter(response.duplicate for response in responses) == {False: 1, True: 19}
-    [order] = await _stored(gateway)
+    [order] = await stored(gateway)
     assert {response.order.order_id for response in responses} == {order.order_id}
 
 
@@ -174,37 +163,37 @@ async def test_without_a_key_every_call_makes_an_order(gateway: Gateway) -> None
     first = await gateway.client.SubmitOrder(swap())
     again = await gateway.client.SubmitOrder(swap())
 
-    assert await _stored(gateway) == [again.order, first.order]
+    assert await stored(gateway) == [again.order, first.order]
     assert (again.duplicate, again.order.client_order_id) == (False, "")
 
 
-@pytest.mark.parametrize(
-    ("fields", "first_difference"),
-    [
-        ({"token_in": "RAY"}, "token_in"),
-        ({"token_out": "USDT"}, "token_out"),
-        ({"amount_in": "1.500000001"}, "amount_in"),
-        ({"slippage_bps": 99}, "slippage_bps"),
-        ({"min_amount_out": "200"}, "slippage_bps"),
-        ({"venues": ["raydium"]}, "venues"),
-        ({"expire_time": _timestamp(FAR)}, "expire_time"),
-        ({"expire_time": _timestamp(PAST)}, "expire_time"),
-        ({"amount_in": "2", "token_out": "USDT"}, "token_out"),
-    ],
-)
+DIFFERENT: list[Any] = [
+    ({"token_in": "RAY"}, "token_in"),
+    ({"token_out": "USDT"}, "token_out"),
+    ({"amount_in": "1.500000001"}, "amount_in"),
+    ({"slippage_bps": 99}, "slippage_bps"),
+    ({"min_amount_out": "200"}, "slippage_bps"),
+    ({"venues": ["raydium"]}, "venues"),
+    ({"expire_time": _timestamp(FAR)}, "expire_time"),
+    ({"expire_time": _timestamp(PAST)}, "expire_time"),
+    ({"amount_in": "2", "token_out": "USDT"}, "token_out"),
+]
+
+
 async def test_a_key_with_another_request_is_refused_and_the_difference_named(
-    gateway: Gateway, fields: dict[str, Any], first_difference: str
+    gateway: Gateway,
 ) -> None:
     order = (await gateway.client.SubmitOrder(swap("key-1"))).order
 
-    status = await refusal(gateway.client.SubmitOrder(swap("key-1", **fields)))
-    assert (code(status), reason(status)) == ("ALREADY_EXISTS", "CLIENT_ORDER_ID_REUSED")
-    assert dict(detail(status, error_details_pb2.ErrorInfo).metadata) == {
-        "order_id": order.order_id,
-        "first_difference": first_difference,
-    }
-    assert detail(status, error_details_pb2.ResourceInfo).resource_name == order.order_id
-    assert await _stored(gateway) == [order]
+    for fields, first_difference in DIFFERENT:
+        status = await refusal(gateway.client.SubmitOrder(swap("key-1", **fields)))
+        assert (code(status), reason(status)) == ("ALREADY_EXISTS", "CLIENT_ORDER_ID_REUSED")
+        assert dict(detail(status, error_details_pb2.ErrorInfo).metadata) == {
+            "order_id": order.order_id,
+            "first_difference": first_difference,
+        }
+        assert detail(status, error_details_pb2.ResourceInfo).resource_name == order.order_id
+    assert await stored(gateway) == [order]
 
 
 async def test_a_request_repeated_after_its_expire_time_still_brings_the_order_back(
@@ -226,7 +215,7 @@ async def test_a_new_order_whose_expire_time_has_passed_is_refused(
     assert violations(await refusal(gateway.client.SubmitOrder(request))) == [
         ("expire_time", "2020-01-01T00:00:00Z has passed")
     ]
-    assert await _stored(gateway) == []
+    assert await stored(gateway) == []
 
 
 # ── reading ───────────────────────────────────────────────────────────────────────────────────
@@ -327,9 +316,7 @@ async def test_an_exactly_full_last_page_has_no_next(gateway: Gateway) -> None:
     assert (len(page.orders), page.next_page_token) == (3, "")
 
 
-async def test_event_pages_are_the_watch_in_pieces(
-    gateway: Gateway, store: Store
-) -> None:
+async def test_event_pages_are_the_watch_in_pieces(gateway: Gateway, store: Store) -> None:
     order = await _accepted(store, Status.CONFIRMED, "key-1")
     watch = gateway.client.WatchOrder(
         pb.WatchOrderRequest(order_id=str(order.order_id), after_sequence=0)
@@ -424,235 +411,59 @@ async def test_an_order_that_has_ended_is_cancelled_too_late_and_stays_as_it_is(
     assert response.order.sequence == order.sequence
 
 
-async def test_a_cancel_and_a_signer_that_race_agree_on_who_was_first(
-    gateway: Gateway, store: Store
+@asynccontextmanager
+async def _held(dsn: str, order: Order) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    """The order's row, locked; yields a wait until so many others queue for it."""
+    connection = await asyncpg.connect(dsn)
+
+    async def until_queued(count: int) -> None:
+        async def queued() -> bool:
+            found: int = await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            )
+            return found == count
+
+        await eventually(queued)
+
+    async with connection.transaction():
+        await connection.execute(
+            "SELECT FROM orders WHERE order_id = $1 FOR UPDATE", order.order_id
+        )
+        yield until_queued
+    await connection.close()
+
+
+async def test_a_cancel_that_loses_to_a_signer_is_pending(
+    dsn: str, gateway: Gateway, store: Store
 ) -> None:
-    building = await _accepted(store, Status.BUILDING, "key-1")
-    signing = asyncio.create_task(store.save(building.sign(builders.attempt(building))))
-    cancel = await gateway.client.CancelOrder(pb.CancelOrderRequest(client_order_id="key-1"))
+    order = await _accepted(store, Status.BUILDING, "key-1")
+    request = pb.CancelOrderRequest(client_order_id="key-1")
+    async with _held(dsn, order) as until_queued:
+        signing = asyncio.create_task(store.save(order.sign(builders.attempt(order))))
+        await until_queued(1)
+        cancelling = gateway.client.CancelOrder(request)
+        await until_queued(2)
 
-    await asyncio.wait({signing})
-    signed = signing.exception() is None
-    now = (await gateway.client.GetOrder(_named(building))).order
-    assert (signed, cancel.outcome, now.status) in [
-        (True, pb.CANCEL_OUTCOME_CANCEL_PENDING, pb.ORDER_STATUS_SUBMITTED),
-        (False, pb.CANCEL_OUTCOME_CANCELLED_NOW, pb.ORDER_STATUS_CANCELLED),
-    ]
-
-
-# ── PreviewOrder, validate_only ───────────────────────────────────────────────────────────────
-
-NO_POOL = refuses(venue_pb2.REFUSAL_REASON_NO_POOL, "no pool for this pair")
-LIMITED = refuses(venue_pb2.REFUSAL_REASON_RATE_LIMITED, "ask again later")
-PREVIEW = pb.PreviewOrderRequest(token_in="SOL", token_out="USDC", amount_in="1.5")
+    await signing
+    response = await cancelling
+    assert response.outcome == pb.CANCEL_OUTCOME_CANCEL_PENDING
+    assert response.order.cancel_requested
+    assert response.order.sequence == order.sequence + 2
 
 
-async def test_a_preview_shows_every_quote_and_the_route_that_would_win(dsn: str) -> None:
-    async with (
-        gateways.venues(raydium=pays(225_000_000), meteora=pays(224_000_000)) as addresses,
-        running(dsn, NO_NATS, venues=addresses) as gateway,
-    ):
-        route = (await gateway.client.PreviewOrder(PREVIEW)).route
-
-        assert await _stored(gateway) == []
-    assert (route.venue, route.min_amount_out) == ("raydium", "222.75")
-    assert route.why == "meteora offered 44.44 bps less than raydium"
-    for quote in route.quotes:
-        assert quote.latency.ToMicroseconds() > 0
-        quote.ClearField("latency")
-    facts: dict[str, Any] = {"pool": "pool", "fee": "0.00375", "price_impact_bps": "1.2", "slot": 7}
-    assert list(route.quotes) == [
-        pb.VenueQuote(venue="meteora", amount_out="224", net_price="149.333333333", **facts),
-        pb.VenueQuote(venue="raydium", amount_out="225", net_price="150", **facts),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("fields", "floor"),
-    [
-        ({"slippage_bps": 0}, "225"),
-        ({"slippage_bps": 5000}, "112.5"),
-        ({"min_amount_out": "200"}, "200"),
-    ],
-)
-async def test_a_preview_shows_the_floor_that_the_order_would_have(
-    dsn: str, fields: dict[str, Any], floor: str
+async def test_a_signer_that_loses_to_a_cancel_signs_nothing(
+    dsn: str, gateway: Gateway, store: Store
 ) -> None:
-    request = pb.PreviewOrderRequest(**fields)
-    request.MergeFrom(PREVIEW)
-    async with (
-        gateways.venues(raydium=pays(225_000_000)) as addresses,
-        running(dsn, NO_NATS, venues=addresses) as gateway,
-    ):
-        assert (await gateway.client.PreviewOrder(request)).route.min_amount_out == floor
+    order = await _accepted(store, Status.BUILDING, "key-1")
+    request = pb.CancelOrderRequest(client_order_id="key-1")
+    async with _held(dsn, order) as until_queued:
+        cancelling = gateway.client.CancelOrder(request)
+        await until_queued(1)
+        signing = asyncio.create_task(store.save(order.sign(builders.attempt(order))))
+        await until_queued(2)
 
-
-async def test_a_preview_asks_only_the_venues_it_names(dsn: str) -> None:
-    request = pb.PreviewOrderRequest(venues=["meteora"])
-    request.MergeFrom(PREVIEW)
-    async with (
-        gateways.venues(raydium=pays(225_000_000), meteora=pays(224_000_000)) as addresses,
-        running(dsn, NO_NATS, venues=addresses) as gateway,
-    ):
-        route = (await gateway.client.PreviewOrder(request)).route
-    assert ([quote.venue for quote in route.quotes], route.venue) == (["meteora"], "meteora")
-
-
-async def test_a_preview_shows_refusals_beside_quotes(dsn: str) -> None:
-    async with (
-        gateways.venues(orca=LIMITED, phoenix=NO_POOL, raydium=pays(225_000_000)) as scripted,
-        running(
-            dsn,
-            NO_NATS,
-            venues=scripted | {"meteora": UNREACHABLE},
-        ) as gateway,
-    ):
-        route = (await gateway.client.PreviewOrder(PREVIEW)).route
-    assert (route.venue, route.why) == ("raydium", "raydium was the only venue with a quote")
-    refused = {quote.venue: quote.refusal for quote in route.quotes}
-    assert refused == {
-        "meteora": pb.OrderError(
-            reason="VENUE_UNAVAILABLE", message="meteora is not available (UNAVAILABLE)"
-        ),
-        "orca": pb.OrderError(reason="RATE_LIMITED", message="ask again later"),
-        "phoenix": pb.OrderError(reason="NO_POOL", message="no pool for this pair"),
-        "raydium": pb.OrderError(),
-    }
-
-
-@pytest.mark.parametrize(
-    ("fields", "why"),
-    [
-        ({}, "no venue offered a quote"),
-        ({"min_amount_out": "226"}, "is below the floor"),
-    ],
-)
-async def test_a_preview_that_may_succeed_later_is_shown_without_a_route(
-    dsn: str, fields: dict[str, Any], why: str
-) -> None:
-    request = pb.PreviewOrderRequest(**fields)
-    request.MergeFrom(PREVIEW)
-    answers = {"no venue offered a quote": LIMITED, "is below the floor": pays(225_000_000)}
-    async with (
-        gateways.venues(raydium=answers[why], meteora=NO_POOL) as addresses,
-        running(dsn, NO_NATS, venues=addresses) as gateway,
-    ):
-        route = (await gateway.client.PreviewOrder(request)).route
-    assert (route.venue, why in route.why) == ("", True), route.why
-    assert [quote.venue for quote in route.quotes] == ["meteora", "raydium"]
-
-
-async def test_what_no_venue_can_ever_do_is_refused_as_no_route(dsn: str) -> None:
-    dry = refuses(venue_pb2.REFUSAL_REASON_INSUFFICIENT_LIQUIDITY, "the pool holds too little")
-    async with (
-        gateways.venues(raydium=NO_POOL, meteora=dry) as addresses,
-        running(dsn, NO_NATS, venues=addresses) as gateway,
-    ):
-        calls = [
-            gateway.client.PreviewOrder(PREVIEW),
-            gateway.client.SubmitOrder(swap("key-1", validate_only=True)),
-        ]
-        for call in calls:
-            status = await refusal(call)
-            assert (code(status), reason(status)) == ("FAILED_PRECONDITION", "NO_ROUTE")
-            found = detail(status, error_details_pb2.PreconditionFailure).violations
-            assert [(v.type, v.subject, v.description) for v in found] == [
-                ("NO_ROUTE", "meteora", "the pool holds too little"),
-                ("NO_ROUTE", "raydium", "no pool for this pair"),
-            ]
-        # An order is accepted without asking any venue.
-        assert (await gateway.client.SubmitOrder(swap("key-1"))).order.order_id
-
-
-async def test_validate_only_answers_as_an_order_would_and_stores_nothing(dsn: str) -> None:
-    async with (
-        gateways.venues(raydium=pays(225_000_000)) as addresses,
-        running(dsn, NO_NATS, venues=addresses) as gateway,
-    ):
-        checked = await gateway.client.SubmitOrder(swap("key-1", validate_only=True))
-        assert await _stored(gateway) == []
-        accepted = await gateway.client.SubmitOrder(swap("key-1"))
-    assert not accepted.duplicate
-    assert checked.order.order_id == ""
-    for given in ("order_id", "create_time", "update_time"):
-        accepted.order.ClearField(given)
-    assert checked.order == accepted.order
-
-
-async def test_validate_only_refuses_a_key_that_the_order_would_be_refused_for(dsn: str) -> None:
-    async with (
-        gateways.venues(raydium=pays(225_000_000)) as addresses,
-        running(dsn, NO_NATS, venues=addresses) as gateway,
-    ):
-        await gateway.client.SubmitOrder(swap("key-1"))
-        request = swap("key-1", amount_in="2", validate_only=True)
-        assert code(await refusal(gateway.client.SubmitOrder(request))) == "ALREADY_EXISTS"
-
-
-# ── outages ───────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_an_accepted_order_is_announced_and_offered_to_a_router(
-    dsn: str, nats: Nats, bus: Bus
-) -> None:
-    assert bus.client is not None
-    async with running(dsn, nats.url) as gateway:
-        await _connected(gateway, bus)
-        events = await bus.client.subscribe("orders.status.*")
-        hints = await bus.client.subscribe(Queue.ROUTE.subject)
-        await bus.client.flush()
-        accepted = (await gateway.client.SubmitOrder(swap("key-1"))).order
-        hint = await hints.next_msg(PATIENCE_SECONDS)
-        announced = await events.next_msg(PATIENCE_SECONDS)
-
-    assert UUID(bytes=hint.data) == UUID(accepted.order_id)
-    event = pb.OrderEvent.FromString(announced.data)
-    assert (event.order_id, event.sequence) == (accepted.order_id, 1)
-
-
-async def _connected(gateway: Gateway, bus: Bus) -> None:
-    """Return once the gateway has its connection to NATS, which comes up beside its door."""
-    order = (await gateway.client.SubmitOrder(swap())).order
-    watch = gateway.client.WatchOrder(pb.WatchOrderRequest(order_id=order.order_id))
-    await anext(aiter(watch))
-    await eventually(lambda: followed(bus, order.order_id))
-    watch.cancel()
-    await eventually(lambda: unfollowed(bus, order.order_id))
-
-
-async def test_a_plain_subscriber_hears_every_event_of_every_order(dsn: str, nats: Nats) -> None:
-    client = await nats_client.connect(nats.url)
-    heard: list[pb.OrderEvent] = []
-    async with (
-        open_store(dsn) as store,
-        open_bus(nats.url, "router") as bus,
-        running(dsn, nats.url) as gateway,
-    ):
-        await eventually_connected(bus)
-        await _connected(gateway, bus)
-        subscription = await client.subscribe("orders.status.>")
-        await client.flush()
-        relay = Relay(store, bus)
-        submitted = [
-            (await gateway.client.SubmitOrder(swap(key))).order for key in ("swapped", "cancelled")
-        ]
-        order = await store.get(UUID(submitted[0].order_id))
-        assert order is not None
-        for transition in builders.steps(order, Status.CONFIRMED):
-            order = await relay.commit(transition)
-        await relay.commit(order.finalize(builders.EVIDENCE))
-        await gateway.client.CancelOrder(pb.CancelOrderRequest(client_order_id="cancelled"))
-        heard = [await subscription.next_msg(PATIENCE_SECONDS) for _ in range(9)]
-        stored = [
-            event
-            for one in submitted
-            for event in (
-                await gateway.client.ListOrderEvents(
-                    pb.ListOrderEventsRequest(order_id=one.order_id)
-                )
-            ).events
-        ]
-    await client.close()
-    events = [pb.OrderEvent.FromString(message.data) for message in heard]
-    assert sorted(events, key=_place) == sorted(stored, key=_place)
-    assert {m.subject for m in heard} == {f"orders.status.{one.order_id}" for one in submitted}
+    response = await cancelling
+    assert response.outcome == pb.CANCEL_OUTCOME_CANCELLED_NOW
+    assert list(response.order.attempts) == []
+    with pytest.raises(StaleOrder):
+        await signing

@@ -32,7 +32,7 @@ UNTIL_BLOCKED = """
 DO $$ BEGIN
     LOOP
         PERFORM pg_stat_clear_snapshot();
-        EXIT WHEN EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock');
+        EXIT WHEN (SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock') >= {};
         PERFORM pg_sleep(0.01);
     END LOOP;
 END $$
@@ -77,7 +77,7 @@ class Engine:
                 try:
                     return (await client.SubmitOrder(request, timeout=5, wait_for_ready=True)).order
                 except grpc.aio.AioRpcError as error:
-                    _raise_unless_transient(error)
+                    await _back_off(error)
 
     async def watch(
         self, order: pb.Order, *, after: int = 0, until_settled: bool = True
@@ -96,7 +96,7 @@ class Engine:
                         if response.HasField("event"):
                             events.append(response.event)
                 except grpc.aio.AioRpcError as error:
-                    _raise_unless_transient(error)
+                    await _back_off(error)
                 else:
                     return events
 
@@ -134,11 +134,11 @@ class Engine:
         finally:
             await connection.close()
 
-    async def until_blocked(self) -> None:
-        """Return once some statement of the engine waits for a lock."""
+    async def until_blocked(self, statements: int = 1) -> None:
+        """Return once so many statements of the engine wait for a lock."""
         connection = await asyncpg.connect(self.stack.postgres_dsn, timeout=10)
         try:
-            await connection.execute(UNTIL_BLOCKED, timeout=PATIENCE_SECONDS)
+            await connection.execute(UNTIL_BLOCKED.format(statements), timeout=PATIENCE_SECONDS)
         finally:
             await connection.close()
 
@@ -161,9 +161,12 @@ def _channel(address: str) -> grpc.aio.Channel:
     )
 
 
-def _raise_unless_transient(error: grpc.aio.AioRpcError) -> None:
+async def _back_off(error: grpc.aio.AioRpcError) -> None:
+    """Wait as the error says, if it is one to be retried; else raise it."""
     if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         raise error
+    pushback = dict(error.trailing_metadata() or ()).get("grpc-retry-pushback-ms", "100")
+    await asyncio.sleep(int(pushback) / 1000)
 
 
 @asynccontextmanager
@@ -191,7 +194,7 @@ async def running_engine(
         yield Engine(stack, chain, venues)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
     async with running_engine(tmp_path_factory.mktemp("stack")) as running:
         yield running

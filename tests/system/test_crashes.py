@@ -11,7 +11,7 @@ import pytest
 
 from tests.system.conftest import Engine, assert_swapped_once
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ROW = "SELECT FROM orders WHERE order_id = $1::text::uuid FOR UPDATE"
 

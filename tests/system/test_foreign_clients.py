@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import pytest
 from google.protobuf import json_format
@@ -84,7 +84,7 @@ async def test_a_foreign_client_submits_reads_and_watches_an_order(
     dsn: str, nats: Nats, store: Store, bus: Bus, command: Command, tmp_path: Path
 ) -> None:
     relay = Relay(store, bus)
-    key = {"client_order_id": "key-1"}
+    key: dict[str, Any] = {"client_order_id": "key-1"}
     async with running(dsn, nats.url) as gateway:
         client = Client(command, gateway, tmp_path)
         submitted = await client.call(

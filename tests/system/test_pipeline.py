@@ -18,7 +18,7 @@ from engine.v1.sim_pb2_grpc import SimControlServiceStub
 from tests import builders
 from tests.system.conftest import Engine
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LIFE = [
     pb.ORDER_STATUS_PENDING,

@@ -10,10 +10,10 @@ import pytest_asyncio
 
 from tests.system.conftest import Engine, assert_swapped_once, running_engine
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def pairs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engine]:
     """Two routers and two executors."""
     directory = tmp_path_factory.mktemp("pairs")
