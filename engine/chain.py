@@ -69,6 +69,27 @@ class TransactionReading:
     fee_lamports: int
 
 
+@dataclass(frozen=True, slots=True)
+class SignatureReading:
+    """A signature of a wallet that landed, with the text of its memo ("": none)."""
+
+    signature: str
+    slot: int
+    error: str
+    memo: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Some of a wallet's landed signatures, newest first; none: there are no older ones.
+
+    `context_slot` is of the node that gave them.
+    """
+
+    context_slot: int
+    signatures: tuple[SignatureReading, ...]
+
+
 # What the chain says about a transaction that no later try would cure.
 _PERMANENT: Final = frozenset({pb.TRANSACTION_ERROR_REASON_INSUFFICIENT_FUNDS})
 
@@ -99,6 +120,9 @@ class Chain(Protocol):
 
         Hints only: some may be missing, and what changed has to be read.
         """
+
+    async def history(self, wallet: str, before: str) -> HistoryPage:
+        """What of this wallet landed before the signature `before` ("": from the newest on)."""
 
 
 class ChainClient:
@@ -137,6 +161,26 @@ class ChainClient:
 
     async def send(self, transaction: bytes) -> None:
         await self._sends.submit(transaction)
+
+    async def history(self, wallet: str, before: str) -> HistoryPage:
+        try:
+            response = await self._stub.ListSignatures(
+                pb.ListSignaturesRequest(wallet=wallet, before=before), timeout=CALL_SECONDS
+            )
+        except grpc.aio.AioRpcError as error:
+            _raise_unanswered(error)
+        return HistoryPage(
+            response.context_slot,
+            tuple(
+                SignatureReading(
+                    record.signature,
+                    record.slot,
+                    _words(record.error) if record.HasField("error") else "",
+                    record.memo,
+                )
+                for record in response.signatures
+            ),
+        )
 
     async def statuses(self, signatures: Sequence[str]) -> list[StatusReading]:
         try:

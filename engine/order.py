@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from engine.lifecycle import FINAL, EventType, Status, next_status
 
 DEFAULT_SLIPPAGE_BPS: Final = 100
 MAX_SLIPPAGE_BPS: Final = 5000
+KEY_HASH_DIGITS: Final = 16
 
 # The wait before each retry: the first try and at most three more.
 RETRY_DELAYS: Final = (timedelta(seconds=1), timedelta(seconds=2), timedelta(seconds=4))
@@ -220,6 +222,20 @@ class Order:
     read_time: datetime | None = None
 
     @property
+    def key_hash(self) -> str:
+        """A short hash of what the client calls this order: on chain with every attempt.
+
+        By it an engine whose record was lost recognises a resubmitted order.
+        """
+        key = f"{self.account}:{self.client_order_id or self.order_id}"
+        return hashlib.sha256(key.encode()).hexdigest()[:KEY_HASH_DIGITS]
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next attempt: none is used twice."""
+        return self.attempts[-1].number + 1 if self.attempts else 1
+
+    @property
     def live_attempt(self) -> Attempt | None:
         """The attempt that may still land; at most one (rule R2)."""
         return next((a for a in self.attempts if a.resolution is None), None)
@@ -274,7 +290,7 @@ class Order:
         """Record the signed transaction, before its first byte is sent (R1)."""
         if self.live_attempt is not None:
             raise IllegalTransition("an order has at most one live attempt")
-        if attempt.resolution is not None or attempt.number <= len(self.attempts):
+        if attempt.resolution is not None or attempt.number < self.next_number:
             raise IllegalTransition("a new attempt is live and has a number of its own")
         if self.min_amount_out is None or attempt.min_amount_out < self.min_amount_out:
             raise IllegalTransition("an attempt never carries less than the order's floor")
@@ -313,13 +329,7 @@ class Order:
 
         What follows is decided here alone: a cancel first, then expiry, then the tries left.
         """
-        if resolution is Resolution.LANDED:
-            raise IllegalTransition("an attempt that landed has swapped")
-        attempt = self._resolved(resolution, evidence)
-        resolved = replace(
-            self, attempts=(*self.attempts[:-1], attempt), failure=failure, route=None
-        )
-        detail = Detail(attempt=attempt, failure=failure)
+        resolved, detail = self._without_swap(resolution, evidence, failure)
         if self.cancel_requested:
             return resolved._after(EventType.ATTEMPT_RESOLVED_CANCELLED, detail)
         if self.past_expiry:
@@ -327,6 +337,27 @@ class Order:
         if self.retries >= len(RETRY_DELAYS):
             return resolved._after(EventType.ATTEMPT_RESOLVED_FAILED, detail)
         return resolved._again(EventType.ATTEMPT_RESOLVED, detail)
+
+    def supersede(self, resolution: Resolution, evidence: Evidence, failure: Failure) -> Transition:
+        """The live attempt is proven dead, and the chain shows a later one: on to that one.
+
+        Whether there was to be a later one was decided when it was signed; the record of it is
+        lost, so neither cancel nor expiry nor the tries left are asked again.
+        """
+        resolved, detail = self._without_swap(resolution, evidence, failure)
+        tries = min(self.retries + 1, len(RETRY_DELAYS))
+        return resolved._after(EventType.ATTEMPT_RESOLVED, detail, retries=tries)
+
+    def adopt_failed(self, attempt: Attempt, evidence: Evidence, failure: Failure) -> Transition:
+        """An attempt that was not on record failed on chain: its number and its try are used up."""
+        if self.live_attempt is not None or attempt.number < self.next_number:
+            raise IllegalTransition("an attempt is adopted after the ones on record")
+        failed = replace(attempt, resolution=Resolution.LANDED_WITH_ERROR, evidence=evidence)
+        adopted = replace(self, attempts=(*self.attempts, failed), failure=failure, route=None)
+        detail = Detail(attempt=failed, failure=failure)
+        if self.retries >= len(RETRY_DELAYS):
+            return adopted._after(EventType.ORDER_FAILED, detail)
+        return adopted._again(EventType.RETRY_SCHEDULED, detail)
 
     def retry_or_fail(self, failure: Failure, route: RouteDecision | None = None) -> Transition:
         """A transient failure before anything was signed: back off, or end when no try is left."""
@@ -345,6 +376,16 @@ class Order:
 
     def expire(self) -> Transition:
         return self._after(EventType.ORDER_EXPIRED, route=None)
+
+    def _without_swap(
+        self, resolution: Resolution, evidence: Evidence, failure: Failure
+    ) -> tuple[Order, Detail]:
+        if resolution is Resolution.LANDED:
+            raise IllegalTransition("an attempt that landed has swapped")
+        attempt = self._resolved(resolution, evidence)
+        attempts = (*self.attempts[:-1], attempt)
+        resolved = replace(self, attempts=attempts, failure=failure, route=None)
+        return resolved, Detail(attempt=attempt, failure=failure)
 
     def _resolved(self, resolution: Resolution, evidence: Evidence) -> Attempt:
         live = self.live_attempt

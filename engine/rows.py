@@ -10,6 +10,7 @@ import asyncpg
 import msgspec
 
 from engine import order as domain
+from engine.adoption import Landing, Swapped
 from engine.lifecycle import EventType, Status
 from engine.order import Attempt, Detail, Order, OrderEvent, OrderRequest
 
@@ -105,4 +106,22 @@ def event(row: asyncpg.Record) -> OrderEvent:
         settled=row["settled"],
         detail=_decode_detail(row["detail"]),
         time=row["time"],
+    )
+
+
+def landing(row: asyncpg.Record) -> Landing:
+    return Landing(
+        order_id=UUID(int=row["order_id"].int),
+        number=row["number"],
+        key_hash=row["key_hash"],
+        signature=row["signature"],
+        slot=row["slot"],
+        context_slot=row["context_slot"],
+        swapped=Swapped(
+            token_in=row["token_in"],
+            token_out=row["token_out"],
+            amount_in=int(row["amount_in"]),
+            amount_out=int(row["amount_out"]),
+            network_fee_lamports=row["network_fee_lamports"],
+        ),
     )

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from engine.lifecycle import Status
-from engine.order import Attempt, Order, OrderEvent
+from engine.lifecycle import FINAL, Status
+from engine.order import Attempt, Order, OrderEvent, Transition
 from engine.rows import encode, encode_detail
 
 # How soon an order in this status is looked at again if nothing happens; repeated looks
@@ -91,9 +91,18 @@ _TIMES: Final = (("backoff", "interval", None), ("check_after", "interval", None
 _MOVE: Final = (*_KEY, *_TIMES, *FACTS, *EVENT)
 _SIGNED: Final = (("order_id", "uuid", None), *ATTEMPT)
 
+# Rule R7: nothing is signed once expire_time has passed, by the database's clock. And while
+# signing is halted the record may be behind the chain: nothing is signed, and nothing is said to
+# have ended without a swap.
+_GUARD: Final = """
+AND (m.type <> 'attempt_signed' OR o.expire_time IS NULL OR o.expire_time > now())
+AND (m.type <> 'attempt_signed' AND m.status NOT IN ('failed', 'cancelled', 'expired')
+     OR (SELECT signing_allowed()))
+"""
+
 # Each row is guarded by its own version; rows are locked in id order, so that two batches
 # never wait for each other in a circle. The event is written by the statement that moves.
-SAVE: Final = f"""
+_SAVE: Final = f"""
 WITH move AS (SELECT * FROM {_unnest(1, "m", _MOVE)}),
 locked AS MATERIALIZED (
     SELECT o.order_id FROM orders o JOIN move m USING (order_id)
@@ -109,8 +118,7 @@ locked AS MATERIALIZED (
                                 THEN coalesce(o.complete_time, now()) END
       FROM move m, locked l
      WHERE l.order_id = o.order_id AND m.order_id = o.order_id AND o.sequence = m.sequence - 1
-       -- Rule R7: nothing is signed once expire_time has passed, by the database's clock.
-       AND (m.type <> 'attempt_signed' OR o.expire_time IS NULL OR o.expire_time > now())
+       $%GUARD%
  RETURNING o.order_id, o.not_before, o.update_time, o.complete_time
 ), signed AS (
     INSERT INTO attempts (order_id, sign_time, {_names(ATTEMPT)})
@@ -128,15 +136,48 @@ locked AS MATERIALIZED (
 )
 SELECT order_id, not_before, update_time, complete_time FROM moved
 """.replace("$%FINAL%", f"${1 + len(_MOVE) + len(_SIGNED)}")
+SAVE: Final = _SAVE.replace("$%GUARD%", _GUARD)
+# The same for what has happened on the chain already, whatever may be signed now.
+ADOPT: Final = _SAVE.replace("$%GUARD%", "")
+
+
+def written(batch: Sequence[Transition]) -> list[object]:
+    """The arguments of SAVE and ADOPT."""
+    orders = [transition.order for transition in batch]
+    events = [transition.event for transition in batch]
+    signed = [
+        (event.order_id, attempt)
+        for event in events
+        if (attempt := event.detail.attempt) is not None
+    ]
+    return [
+        [order.order_id for order in orders],
+        [order.sequence for order in orders],
+        [order.backoff for order in orders],
+        [CHECK_AFTER.get(order.status) for order in orders],
+        *([value(order) for order in orders] for _, _, value in FACTS),
+        *([value(event) for event in events] for _, _, value in EVENT),
+        [order_id for order_id, _ in signed],
+        *([value(attempt) for _, attempt in signed] for _, _, value in ATTEMPT),
+        [status.value for status in FINAL],
+    ]
+
+
+# The key by which its swap may be on the chain already.
+NEW: Final[Sequence[tuple[str, str, Callable[[Order], object]]]] = (
+    *REQUEST,
+    ("key_hash", "text", lambda o: o.key_hash),
+)
 
 ADD: Final = f"""
-WITH new AS (SELECT * FROM {_unnest(1, "n", REQUEST)}),
+WITH new AS (SELECT * FROM {_unnest(1, "n", NEW)}),
 added AS (
     INSERT INTO orders ({_names(REQUEST)}, status, sequence,
                         next_check_at, create_time, update_time)
     SELECT {_names(REQUEST[:-2])}, string_to_array(venues, ','), expire_time,
-           'pending', 1, now() + ${len(REQUEST) + 1}::interval, now(), now()
+           'pending', 1, now() + ${len(NEW) + 1}::interval, now(), now()
       FROM new
+     WHERE NOT EXISTS (SELECT FROM adopted_swaps s WHERE s.key_hash = new.key_hash)
         ON CONFLICT DO NOTHING
  RETURNING order_id, create_time
 ), logged AS (
@@ -178,6 +219,8 @@ SELECT e.* FROM unnest($1::uuid[], $2::integer[]) AS w (order_id, after)
   JOIN order_events e ON e.order_id = w.order_id AND e.sequence > w.after
  ORDER BY e.order_id, e.sequence LIMIT $3
 """
+
+ADOPTED: Final = "SELECT * FROM adopted_swaps WHERE key_hash = $1 ORDER BY slot LIMIT 1"
 
 # Rule R8: due orders are claimed by moving the time of their next look, each time further.
 _CLAIM: Final = """

@@ -7,16 +7,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 import structlog
 
-from engine import rows, statements
+from engine import recovery, rows, statements
 from engine.batch import Batcher
-from engine.errors import StaleOrder, StartupError, StoreUnavailable
-from engine.lifecycle import FINAL, Status
+from engine.errors import ClientOrderIdReused, StartupError, StoreUnavailable
+from engine.lifecycle import Status
 from engine.order import Order, OrderEvent, Transition
 from engine.token import Token, Tokens
 
@@ -60,7 +61,7 @@ class Added:
 class Store:
     """Orders and their events. Every method raises StoreUnavailable when the database is away.
 
-    After a StoreUnavailable from a write it is unknown whether it was committed; both writes
+    After a StoreUnavailable from a write it is unknown whether it was committed; all writes
     are safe to repeat.
     """
 
@@ -81,15 +82,35 @@ class Store:
         )
 
     async def add(self, order: Order) -> Added:
-        """Make a new order durable, or return the one that its client_order_id has already."""
+        """Make a new order durable, or return the one that its client_order_id has already.
+
+        Raises ClientOrderIdReused when that key's swap was found on the chain and was another one.
+        """
         return await self._adds.submit(order)
 
     async def save(self, transition: Transition) -> Transition:
         """Put this version where its predecessor stood, with its event; times filled in.
 
-        Raises StaleOrder if another version stands there: read again.
+        Raises StaleOrder if another version stands there, or while signing is halted and this
+        would sign or end the order without a swap: read again.
         """
         return await self._saves.submit(transition)
+
+    async def adopt(self, transitions: Sequence[Transition]) -> None:
+        """Put an order's steps on record, all or none, that the chain has taken already.
+
+        Neither a halt nor expire_time stops them. Raises StaleOrder as `save` does.
+        """
+        await self.ask(partial(recovery.take, transitions))
+
+    async def recover(self, order: Order) -> Order | None:
+        """Put a lost order on record again, settled, if the swap of its key was adopted.
+
+        It is the lost order with its id, and `order`'s request. None when no such swap is known.
+        Raises ClientOrderIdReused when the swap was not what `order` asks for.
+        """
+        found = await self.ask(partial(recovery.recover, order))
+        return rows.order(found[0]) if found else None
 
     async def get(self, order_id: UUID) -> Order | None:
         """The order, or None."""
@@ -156,15 +177,16 @@ class Store:
             found: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
             return found
 
-        return await self._ask(query)
+        return await self.ask(query)
 
     async def _fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record | None:
         found = await self._fetch(statement, *arguments)
         return found[0] if found else None
 
-    async def _ask(
+    async def ask(
         self, query: Callable[[Any], Awaitable[list[asyncpg.Record]]]
     ) -> list[asyncpg.Record]:
+        """What `query` finds with a connection of the pool."""
         try:
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
                 return await query(connection)
@@ -201,7 +223,7 @@ class Store:
         return results
 
     async def _add_rows(self, orders: Sequence[Order]) -> list[Added | BaseException]:
-        arrays = [[value(order) for order in orders] for _, _, value in statements.REQUEST]
+        arrays = [[value(order) for order in orders] for _, _, value in statements.NEW]
         inserted = await self._fetch(
             statements.ADD, *arrays, statements.CHECK_AFTER[Status.PENDING]
         )
@@ -222,30 +244,22 @@ class Store:
                 stored = replace(order, create_time=time, update_time=time, read_time=time)
                 event = replace(stored.accept().event, time=time)
                 results.append(Added(stored, event))
+            elif (key := (order.account, order.client_order_id)) in earlier:
+                results.append(Added(earlier[key], None))
             else:
-                results.append(Added(earlier[order.account, order.client_order_id], None))
+                results.append(await self._recovered(order))
         return results
 
+    async def _recovered(self, order: Order) -> Added | BaseException:
+        try:
+            recovered = await self.recover(order)
+        except ClientOrderIdReused as error:
+            return error
+        assert recovered is not None  # adopted swaps are never forgotten
+        return Added(recovered, None)
+
     async def _save_rows(self, batch: Sequence[Transition]) -> list[Transition | BaseException]:
-        orders = [transition.order for transition in batch]
-        events = [transition.event for transition in batch]
-        signed = [
-            (event.order_id, attempt)
-            for event in events
-            if (attempt := event.detail.attempt) is not None
-        ]
-        updated = await self._fetch(
-            statements.SAVE,
-            [order.order_id for order in orders],
-            [order.sequence for order in orders],
-            [order.backoff for order in orders],
-            [statements.CHECK_AFTER.get(order.status) for order in orders],
-            *([value(order) for order in orders] for _, _, value in statements.FACTS),
-            *([value(event) for event in events] for _, _, value in statements.EVENT),
-            [order_id for order_id, _ in signed],
-            *([value(attempt) for _, attempt in signed] for _, _, value in statements.ATTEMPT),
-            [status.value for status in FINAL],
-        )
+        updated = await self._fetch(statements.SAVE, *statements.written(batch))
         moved = {row["order_id"]: row for row in updated}
         return [_committed(transition, moved) for transition in batch]
 
@@ -255,8 +269,7 @@ def _committed(
 ) -> Transition | BaseException:
     row = moved.get(transition.order.order_id)
     if row is None:
-        order = transition.order
-        return StaleOrder(f"order {order.order_id} is no longer at {order.sequence - 1}")
+        return recovery.stale(transition)
     time = row["update_time"]
     order = replace(
         transition.order,

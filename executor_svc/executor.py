@@ -12,11 +12,12 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from engine.chain import Chain
-from engine.errors import Overloaded, Refused, Unanswered
+from engine.errors import Overloaded, Refused, StaleOrder, Unanswered
 from engine.lifecycle import Status
 from engine.order import Attempt, Failure, Order
 from engine.programs import PROGRAM_OF_VENUE, SwapTerms
 from engine.relay import Relay
+from engine.signing import Signing
 from engine.store import Store
 from engine.v1 import venue_pb2
 from engine.venue import Venue
@@ -39,6 +40,7 @@ class Executor:
         wallet: Keypair,
     ) -> None:
         self._store = store
+        self._signing = Signing(store)
         self._relay = relay
         self._venues = venues
         self._chain = chain
@@ -82,7 +84,13 @@ class Executor:
         if isinstance(attempt, BaseException):
             raise attempt
         # R1: on record before the first byte leaves. R2: whoever loses here has no attempt.
-        signed = await self._relay.commit(building.sign(attempt))
+        try:
+            signed = await self._relay.commit(building.sign(attempt))
+        except StaleOrder:
+            why = await self._signing.why_halted()
+            if why is not None:
+                logger.warning("signing is halted; run oee reconcile --restored", why=why)
+            raise
         if len(self.signed) < MAX_SIGNED:
             self.signed[attempt.signature] = signed
         await self.send(attempt)
@@ -133,7 +141,7 @@ class Executor:
                 wallet=str(terms.wallet),
             )
         )
-        number = len(order.attempts) + 1
+        number = order.next_number
         blockhash = await self._chain.latest_blockhash()
         message = transaction.compose(
             terms, instructions, transaction.memo_text(order, number), blockhash.blockhash

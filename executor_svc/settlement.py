@@ -153,34 +153,37 @@ class Settlement:
                 return order.finalize(Evidence(status.context_slot, status.node, slot=status.slot))
             case Verdict.REORG:
                 return order.reorg()
-            case Verdict.REVERTED:
-                reason, _, words = status.error.partition(": ")
-                return order.resolve(
-                    Resolution.LANDED_WITH_ERROR,
-                    Evidence(
-                        status.context_slot, status.node, slot=status.slot, error=status.error
-                    ),
-                    Failure(
-                        reason, words or "the transaction failed on chain; nothing was swapped"
-                    ),
-                )
-            case Verdict.EXPIRED:
-                return order.resolve(
-                    Resolution.EXPIRED_UNLANDED,
-                    Evidence(
-                        status.context_slot,
-                        status.node,
-                        finalized_block_height=height.block_height,
-                        height_context_slot=height.context_slot,
-                    ),
-                    Failure(
-                        "NOT_LANDED",
-                        f"the transaction had not landed when its blockhash expired at block "
-                        f"height {attempt.last_valid_block_height}",
-                    ),
-                )
+            case Verdict.REVERTED | Verdict.EXPIRED:
+                return order.resolve(*death(attempt, verdict, height, status))
             case _:
                 return None
+
+
+def death(
+    attempt: Attempt, verdict: Verdict, height: HeightReading, status: StatusReading
+) -> tuple[Resolution, Evidence, Failure]:
+    """How an attempt that is REVERTED or EXPIRED ended, on which evidence, and in words."""
+    if verdict is Verdict.REVERTED:
+        reason, _, words = status.error.partition(": ")
+        return (
+            Resolution.LANDED_WITH_ERROR,
+            Evidence(status.context_slot, status.node, slot=status.slot, error=status.error),
+            Failure(reason, words or "the transaction failed on chain; nothing was swapped"),
+        )
+    return (
+        Resolution.EXPIRED_UNLANDED,
+        Evidence(
+            status.context_slot,
+            status.node,
+            finalized_block_height=height.block_height,
+            height_context_slot=height.context_slot,
+        ),
+        Failure(
+            "NOT_LANDED",
+            f"the transaction had not landed when its blockhash expired at block "
+            f"height {attempt.last_valid_block_height}",
+        ),
+    )
 
 
 def _fill(

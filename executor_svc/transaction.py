@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
+from uuid import UUID
 
 from solders.compute_budget import set_compute_unit_limit, set_compute_unit_price
 from solders.hash import Hash
@@ -19,21 +19,37 @@ from engine.errors import Refused
 from engine.order import Order
 from engine.programs import SwapTerms
 
+# What the attempts table can hold.
+MAX_NUMBER: Final = 2**15 - 1
 # A swap takes 30–80 thousand units; the price is in micro-lamports a unit.
 COMPUTE_UNIT_LIMIT: Final = 200_000
 COMPUTE_UNIT_PRICE: Final = 10_000
 
-KEY_HASH_DIGITS: Final = 16
+
+class Memo(NamedTuple):
+    """What names an attempt on chain."""
+
+    order_id: UUID
+    number: int
+    key_hash: str
 
 
 def memo_text(order: Order, number: int) -> str:
-    """What names the attempt on chain: order, attempt, and a short hash of its key.
+    """The memo of an order's attempt: order, attempt, and a short hash of the order's key."""
+    return f"oee:{order.order_id}:{number}:{order.key_hash}"
 
-    The hash lets an engine whose record was lost recognise a resubmitted order.
-    """
-    key = f"{order.account}:{order.client_order_id or order.order_id}"
-    digest = hashlib.sha256(key.encode()).hexdigest()[:KEY_HASH_DIGITS]
-    return f"oee:{order.order_id}:{number}:{digest}"
+
+def read_memo(text: str) -> Memo | None:
+    """The attempt that a memo names, or None when it is not one of ours."""
+    match text.split(":"):
+        case ["oee", order_id, number, key_hash]:
+            try:
+                memo = Memo(UUID(order_id), int(number), key_hash)
+            except ValueError:
+                return None
+            return memo if 0 < memo.number <= MAX_NUMBER else None
+        case _:
+            return None
 
 
 def compose(terms: SwapTerms, swap: Sequence[Instruction], memo: str, blockhash: str) -> MessageV0:

@@ -218,7 +218,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             _require_future(order.request)
         except InvalidRequest:
             # A repeated request is answered as the first was, however late it is repeated.
-            earlier = await self._earlier(order)
+            earlier = await self._earlier(order) or await self._store.recover(order)
             if earlier is None:
                 raise
             return Added(earlier, None)

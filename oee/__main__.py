@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -80,6 +81,32 @@ def demo(
     from oee.demo import demo as run_demo
 
     raise typer.Exit(asyncio.run(run_demo(data, orders, logs, paint)))
+
+
+@app.command("reconcile", epilog=EXIT_CODES)
+def reconcile_restored(
+    restored: Annotated[
+        bool, typer.Option("--restored", help="The database was restored from a backup.")
+    ] = False,
+    data: Directory = None,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The gateway's port; the others follow it.")
+    ] = Ports.default().gateway,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Make a restored database safe to sign with, while the stack is stopped.
+
+    Exits 1 when the chain has swaps that the database contradicts.
+    """
+    from oee.logs import MergedLog
+    from oee.reconcile import reconcile
+    from oee.stack import default_directory
+
+    if not restored:
+        raise typer.BadParameter("say --restored: it halts signing until it is done")
+    directory, ports = data or default_directory(), Ports.starting_at(port)
+    log = MergedLog(sys.stderr)
+    raise typer.Exit(asyncio.run(reconcile(directory, ports, log, paint, as_json)))
 
 
 @app.command("fund", hidden=True)

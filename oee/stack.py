@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -20,7 +20,7 @@ from engine.errors import StartupError
 from oee.nats import Nats
 from oee.ports import HOST, Ports, free_ports, require_free
 from oee.postgres import Postgres
-from oee.processes import Lock, end_leftover
+from oee.processes import Lock, end_leftover, forget, record
 from oee.service import Service
 from oee.wallet import Wallet, development_wallet, fund
 
@@ -40,6 +40,7 @@ COMMANDS: Final[Mapping[str, Sequence[str]]] = {
         "gateway": "gateway",
         "router": "router_svc",
         "executor": "executor_svc",
+        "reconcile": "executor_svc.reconcile",
         "dex_sim": "dex_sim",
     }.items()
 }
@@ -55,11 +56,11 @@ class Stack:
 
     `async with` it: inside, every service is SERVING and the wallet is funded; afterwards all
     of it is drained. Services are named gateway, router, executor and dex_sim; further ones
-    gateway-2, gateway-3 … A crashed one is started again. NATS_URL or POSTGRES_DSN in
-    `environment` (default: our own) replace the embedded servers; the rest of it reaches every
-    service, and `settings` has more for one kind of them. What a killed run left in
-    `directory` is ended first. Raises StartupError, in one line, when the directory or a port
-    is in use or something does not come up.
+    gateway-2, gateway-3 …; there may be none of a kind. A crashed one is started again.
+    NATS_URL or POSTGRES_DSN in `environment` (default: our own) replace the embedded servers;
+    the rest of it reaches every service, and `settings` has more for one kind of them. What a
+    killed run left in `directory` is ended first. Raises StartupError, in one line, when the
+    directory or a port is in use or something does not come up.
     """
 
     def __init__(
@@ -149,6 +150,35 @@ class Stack:
         """SIGCONT one service."""
         self._services[name].resume()
 
+    async def reconcile(self) -> tuple[int, str]:
+        """Bring a restored database up to the chain; the exit code and the report, one JSON line.
+
+        Only between `async with`. Takes as long as blockhashes live, and may be repeated.
+        """
+        process = await asyncio.create_subprocess_exec(
+            *self._commands["reconcile"],
+            env=self._passed_on() | self._record() | self._chain(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        pid_file = self._pid_files / "reconcile.json"
+        record(pid_file, process.pid)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            report = asyncio.create_task(process.stdout.read())
+            async for line in process.stderr:
+                self._show("reconcile", line.decode(errors="replace").rstrip())
+            return await process.wait(), (await report).decode().strip()
+        finally:
+            # It may be ended anywhere, and repeated.
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            forget(pid_file)
+
     async def wipe(self) -> None:
         """Forget everything: orders, queues, chain and wallet. Only while not running.
 
@@ -199,7 +229,7 @@ class Stack:
             drain.push_async_callback(_in_thread, server.stop)
         await _together(*(_in_thread(server.start) for server in embedded.values()))
         await self._migrate()
-        self._services = self._all_services(wallet)
+        self._services = self._all_services()
         for service in self._services.values():
             drain.push_async_callback(service.stop)
             await service.start()
@@ -222,7 +252,7 @@ class Stack:
     async def _migrate(self) -> None:
         process = await asyncio.create_subprocess_exec(
             *self._commands["migrate"],
-            env={**self._passed_on(), "POSTGRES_DSN": self.postgres_dsn},
+            env=self._passed_on() | self._record(),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -246,12 +276,11 @@ class Stack:
         except (grpc.aio.AioRpcError, TimeoutError) as error:
             raise StartupError(f"the development wallet cannot be funded: {error}") from None
 
-    def _all_services(self, wallet: Wallet) -> dict[str, Service]:
-        record = {"POSTGRES_DSN": self.postgres_dsn, "NATS_URL": self.nats_url}
+    def _all_services(self) -> dict[str, Service]:
+        record = self._record() | {"NATS_URL": self.nats_url}
         venues = {
             "VENUES": f"raydium={HOST}:{self.ports.raydium},meteora={HOST}:{self.ports.meteora}"
         }
-        chain = {"CHAIN_ADDRESS": self.chain_address, "WALLET_KEY_FILE": str(wallet.key_file)}
         simulator = {
             "DATA_DIRECTORY": str(self.directory / "chain"),
             "CHAIN_LISTEN_ADDRESS": self.chain_address,
@@ -261,16 +290,23 @@ class Stack:
         simulated = [self.ports.chain, self.ports.raydium, self.ports.meteora]
         services = {"dex_sim": self._service("dex_sim", "dex_sim", simulator, simulated)}
         for kind, first_port, settings in (
-            ("executor", self.ports.executor, record | venues | chain),
+            ("executor", self.ports.executor, record | venues | self._chain()),
             ("router", self.ports.router, record | venues),
             ("gateway", self.ports.gateway, record | venues),
         ):
             copies = self._copies[kind]
-            for number, port in enumerate([first_port, *free_ports(copies - 1)], start=1):
+            further = free_ports(max(0, copies - 1))
+            for number, port in enumerate([first_port, *further][:copies], start=1):
                 name = kind if number == 1 else f"{kind}-{number}"
                 listen = {"LISTEN_ADDRESS": f"{HOST}:{port}"}
                 services[name] = self._service(name, kind, settings | listen, [port])
         return services
+
+    def _record(self) -> dict[str, str]:
+        return {"POSTGRES_DSN": self.postgres_dsn}
+
+    def _chain(self) -> dict[str, str]:
+        return {"CHAIN_ADDRESS": self.chain_address, "WALLET_KEY_FILE": str(self.wallet.key_file)}
 
     def _service(
         self, name: str, kind: str, settings: Mapping[str, str], ports: Sequence[int]

@@ -42,7 +42,7 @@ def decision(amount_out: int = 225_000_000, floor: int = 222_750_000) -> RouteDe
 
 def attempt(order: Order, signature: str = "") -> Attempt:
     """The next attempt of an order with a route."""
-    number = len(order.attempts) + 1
+    number = order.next_number
     return Attempt(
         number=number,
         venue="raydium",

@@ -16,6 +16,8 @@ from engine.chain import (
     Blockhash,
     Commitment,
     HeightReading,
+    HistoryPage,
+    SignatureReading,
     StatusReading,
     TransactionReading,
 )
@@ -23,6 +25,7 @@ from engine.errors import Refused, Unanswered
 from engine.programs import SwapTerms
 from engine.v1 import venue_pb2
 
+HISTORY_PAGE = 2
 POOL = str(Keypair.from_seed(bytes([9] * 32)).pubkey())
 
 
@@ -70,6 +73,7 @@ class Landed:
     slot: int
     error: str
     terms: SwapTerms
+    memo: str
 
 
 class FakeChain:
@@ -112,7 +116,12 @@ class FakeChain:
             for instruction in programs.instructions_of(message)
             if (terms := programs.read_swap(instruction))
         ]
-        self.landed[signature] = Landed(self.height, self.reverts, terms)
+        [memo] = [
+            instruction.data.decode()
+            for instruction in programs.instructions_of(message)
+            if instruction.program_id == programs.MEMO_PROGRAM
+        ]
+        self.landed[signature] = Landed(self.height, self.reverts, terms, memo)
 
     def _answer(self) -> None:
         if self.away:
@@ -154,6 +163,18 @@ class FakeChain:
             else Commitment.PROCESSED
         )
         return StatusReading(head, "node-1", commitment, landed.slot, landed.error)
+
+    async def history(self, wallet: str, before: str) -> HistoryPage:
+        self._answer()
+        head = self.height - self.status_lag
+        newest_first = [
+            SignatureReading(signature, landed.slot, landed.error, landed.memo)
+            for signature, landed in reversed(self.landed.items())
+            if landed.slot <= head and str(landed.terms.wallet) == wallet
+        ]
+        places = [reading.signature for reading in newest_first]
+        first = places.index(before) + 1 if before else 0
+        return HistoryPage(head, tuple(newest_first[first : first + HISTORY_PAGE]))
 
     async def transactions(self, signatures: Sequence[str]) -> list[TransactionReading | None]:
         self._answer()

@@ -138,6 +138,16 @@ def test_an_attempt_is_not_signed_when_it_has_a_resolution_already() -> None:
         order.sign(replace(builders.attempt(order), resolution=EXPIRED_UNLANDED))
 
 
+def test_no_attempt_takes_a_number_again() -> None:
+    order = in_status(Status.SUBMITTED)
+    order = order.resolve(Resolution.EXPIRED_UNLANDED, builders.EVIDENCE, builders.FAILURE).order
+    order = order.choose_route(builders.decision()).order.start_building().order
+
+    assert order.next_number == 2
+    with pytest.raises(IllegalTransition, match="number of its own"):
+        order.sign(replace(builders.attempt(order), number=1))
+
+
 def test_an_attempt_below_the_floor_is_never_signed() -> None:
     order = in_status(Status.BUILDING)
     assert order.min_amount_out is not None

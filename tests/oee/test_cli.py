@@ -310,7 +310,10 @@ def test_json_is_one_object_with_the_names_of_the_api(
     assert result.exit_code == 0
 
 
-COMMANDS = ["submit", "watch", "orders", "order", "preview", "tokens", "cancel", "up", "demo"]
+COMMANDS = [
+    *("submit", "watch", "orders", "order", "preview", "tokens", "cancel"),
+    *("up", "demo", "reconcile"),
+]
 
 
 @pytest.mark.parametrize("arguments", [[], *([name] for name in COMMANDS)])
@@ -328,6 +331,7 @@ def test_help_states_the_exit_codes(arguments: list[str]) -> None:
         ["submit", "SOL", "USDC", "1", "--expire-in", "soon"],
         ["orders", "--status", "resting"],
         ["orders", "--limit", "0"],
+        ["reconcile"],
         ["trade"],
     ],
 )
