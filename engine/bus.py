@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
@@ -15,8 +16,8 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
-from nats.js import api
-from nats.js.errors import BadRequestError, NotFoundError
+from nats.js import JetStreamContext, api
+from nats.js.errors import APIError, BadRequestError, NotFoundError
 
 from engine.errors import StartupError
 
@@ -27,9 +28,18 @@ STREAM: Final = "WORK"
 CALL_SECONDS: Final = 2.0
 # Declared as whole seconds by nats-py, used as given.
 RECONNECT_SECONDS: Final[Any] = 0.2
+MAX_RECONNECT_SECONDS: Final = 1.0
+# A majority of three goes on without the third.
+REPLICAS: Final = 3
 # More hints than this are never useful: the reconciler offers again what is still due.
 MAX_HINTS: Final = 1_000_000
 ACK_WAIT_SECONDS: Final = 30.0
+
+# The server's error codes for a stream that exists with other settings, for replicas without a
+# cluster, and for more replicas than a cluster has servers.
+_EXISTS_OTHERWISE: Final = 10058
+_NO_CLUSTER: Final = 10074
+_TOO_FEW_SERVERS: Final = 10005
 
 # What nats-py raises when a server, a stream or an answer is missing.
 ABSENT: Final = (nats.errors.Error, TimeoutError, OSError)
@@ -104,21 +114,12 @@ class Bus:
     async def ensure(self) -> None:
         """Create the stream and its consumers if they are not there; safe to repeat and to race.
 
-        Raises what nats-py raises when the server cannot do it now.
+        The stream has three replicas where a cluster allows it, else one; one that has fewer
+        than it could have gets them. Raises what nats-py raises when the server cannot do it now.
         """
         assert self.client is not None
         stream = self.client.jetstream(timeout=CALL_SECONDS)
-        with suppress(BadRequestError):  # it is there, with other settings: an operator's choice
-            await stream.add_stream(
-                api.StreamConfig(
-                    name=STREAM,
-                    subjects=[queue.subject for queue in Queue],
-                    retention=api.RetentionPolicy.WORK_QUEUE,
-                    storage=api.StorageType.FILE,
-                    discard=api.DiscardPolicy.NEW,
-                    max_msgs=MAX_HINTS,
-                )
-            )
+        await _ensure_stream(stream)
         for queue in Queue:
             await stream.add_consumer(
                 STREAM,
@@ -145,6 +146,37 @@ class Bus:
         logger.info("nats connected")
         for listener in self._listeners:
             listener()
+
+
+async def _ensure_stream(stream: JetStreamContext) -> None:
+    config = api.StreamConfig(
+        name=STREAM,
+        subjects=[queue.subject for queue in Queue],
+        retention=api.RetentionPolicy.WORK_QUEUE,
+        storage=api.StorageType.FILE,
+        discard=api.DiscardPolicy.NEW,
+        max_msgs=MAX_HINTS,
+        num_replicas=REPLICAS,
+    )
+    try:
+        await stream.add_stream(config)
+    except APIError as error:
+        if error.err_code in (_NO_CLUSTER, _TOO_FEW_SERVERS):
+            with suppress(BadRequestError):  # as below, but nothing to replicate it on
+                await stream.add_stream(config.evolve(num_replicas=1))
+        elif error.err_code == _EXISTS_OTHERWISE:
+            await _replicate(stream)
+        else:
+            raise
+
+
+async def _replicate(stream: JetStreamContext) -> None:
+    """Give the stream its replicas; its other settings are an operator's choice."""
+    config = (await stream.stream_info(STREAM)).config
+    if (config.num_replicas or 1) < REPLICAS:
+        with suppress(BadRequestError):  # the cluster is too small
+            await stream.update_stream(config.evolve(num_replicas=REPLICAS))
+            logger.info("stream replicated", stream=STREAM, replicas=REPLICAS)
 
 
 @asynccontextmanager
@@ -186,20 +218,28 @@ def _servers(url: str) -> list[str]:
 async def _connect(bus: Bus, servers: list[str], name: str) -> None:
     """Connect once; from then on the client keeps itself connected."""
     said = False
+    tries = 0
+    delay = RECONNECT_SECONDS
 
     async def lost() -> None:
         if not client.is_closed:
             logger.warning("nats connection lost; reconnecting")
 
     async def failed(error: Exception) -> None:
-        nonlocal said
+        """Say so once. The client waits for this before it tries the next server."""
+        nonlocal said, tries, delay
         level = logger.debug if said else logger.warning
         said = True
         level("nats is not answering", error=type(error).__name__)
+        tries += 1
+        if client.is_connected or tries % len(client.servers):
+            return  # the other servers are tried at once
+        await asyncio.sleep(delay * random.uniform(1, 1.5))
+        delay = min(MAX_RECONNECT_SECONDS, delay * 2)
 
     async def back() -> None:
-        nonlocal said
-        said = False
+        nonlocal said, tries, delay
+        said, tries, delay = False, 0, RECONNECT_SECONDS
         await bus._connected()
 
     client = Client()

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import grpc
 import structlog
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
@@ -24,6 +25,10 @@ logger = structlog.get_logger()
 
 ERROR_DOMAIN: Final = "engine"
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+# What one connection may have under way; its further calls wait in the client.
+MAX_STREAMS: Final = 4096
+# A connection that has not begun to speak HTTP/2 by then is closed.
+HANDSHAKE_SECONDS: Final = 10.0
 # A stopping grpc.aio server cancels calls that have arrived and not begun. So for a while before
 # it stops it refuses them in words; who was refused comes back later than that, see ShuttingDown.
 REFUSE_SECONDS: Final = 0.3
@@ -118,38 +123,62 @@ class _Edge(grpc.aio.ServerInterceptor):
         # Health and reflection are not ours to translate, and health is asked while draining.
         if handler is None or details.method.startswith("/grpc."):
             return handler
-        if handler.unary_unary:
-            inner = handler.unary_unary
+        # Bytes are read in here, so that those nobody can read are refused like any wrong field.
+        read = partial(_read, handler.request_deserializer)
+        if handler.request_streaming:
+            read = partial(_read_each, read)
+        if handler.response_streaming:
+            stream = handler.stream_stream or handler.unary_stream
 
-            async def unary(request: Any, context: Any) -> Any:
+            async def streaming(sent: Any, context: Any) -> AsyncIterator[Any]:
                 try:
                     self._refuse_if_draining()
-                    return await inner(request, context)
-                except Exception as error:  # noqa: BLE001 - the RPC edge
-                    await _abort(context, details.method, error)
-
-            return grpc.unary_unary_rpc_method_handler(
-                unary, handler.request_deserializer, handler.response_serializer
-            )
-        if handler.unary_stream:
-            stream = handler.unary_stream
-
-            async def streaming(request: Any, context: Any) -> AsyncIterator[Any]:
-                try:
-                    self._refuse_if_draining()
-                    async for response in stream(request, context):
+                    async for response in stream(read(sent), context):
                         yield response
                 except Exception as error:  # noqa: BLE001 - the RPC edge
                     await _abort(context, details.method, error)
 
-            return grpc.unary_stream_rpc_method_handler(
-                streaming, handler.request_deserializer, handler.response_serializer
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
             )
-        return handler
+            return make(streaming, None, handler.response_serializer)
+        single = handler.stream_unary or handler.unary_unary
+
+        async def answering(sent: Any, context: Any) -> Any:
+            try:
+                self._refuse_if_draining()
+                return await single(read(sent), context)
+            except Exception as error:  # noqa: BLE001 - the RPC edge
+                await _abort(context, details.method, error)
+
+        make = (
+            grpc.stream_unary_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(answering, None, handler.response_serializer)
 
     def _refuse_if_draining(self) -> None:
         if self.draining:
             raise errors.ShuttingDown("this process is stopping; ask again, or ask another one")
+
+
+def _read(deserialize: Callable[[bytes], Any], sent: bytes) -> Any:
+    try:
+        return deserialize(sent)
+    except DecodeError:
+        raise errors.InvalidRequest(
+            [errors.Violation("request", "its bytes are not the message that this method takes")]
+        ) from None
+
+
+async def _read_each(
+    read: Callable[[bytes], Any], sent: AsyncIterator[bytes]
+) -> AsyncIterator[Any]:
+    async for one in sent:
+        yield read(one)
 
 
 async def _abort(context: Any, method: str, error: Exception) -> None:
@@ -207,6 +236,8 @@ async def serving(
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),

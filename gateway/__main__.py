@@ -23,7 +23,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         open_bus(settings.nats_url.get_secret_value(), "gateway") as bus,
         open_venues(settings.venues) as venues,
     ):
-        hub = WatchHub(store, bus, recheck_seconds=settings.recheck_seconds)
+        hub = WatchHub(
+            store,
+            bus,
+            recheck_seconds=settings.recheck_seconds,
+            max_watches=settings.max_watches,
+        )
         service = OrderService(
             store,
             Relay(store, bus),

@@ -151,7 +151,9 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
             before = wire.order_id(asked.token)
         except ValueError:
             fields.wrong("page_token", _page_token_violation(message.page_token))
-    unknown = [number for number in message.statuses if number not in wire.STATUS_OF]
+    # A message has room for millions of repetitions.
+    statuses = dict.fromkeys(message.statuses)
+    unknown = [number for number in statuses if number not in wire.STATUS_OF]
     if unknown:
         fields.wrong("statuses", f"{unknown[0]} is not a status an order can have")
     token = _token(fields, "token", message.token, tokens) if message.token else None
@@ -165,7 +167,7 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
     return OrdersFilter(
         asked,
         before,
-        tuple(wire.STATUS_OF[number] for number in message.statuses),
+        tuple(wire.STATUS_OF[number] for number in statuses),
         None if token is None else token.mint,
         message.venue or None,
         **times,

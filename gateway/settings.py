@@ -16,6 +16,9 @@ class Settings(ServiceSettings):
     recheck_seconds: float = Field(
         2, gt=0, le=60, description="how often watched orders are read again, for lost messages"
     )
+    max_watches: int = Field(
+        10_000, ge=1, description="how many watches this gateway serves at once"
+    )
     drain_seconds: float = Field(
         5, ge=0, le=60, description="how long running calls have when the gateway stops"
     )

@@ -17,7 +17,7 @@ from nats.aio.subscription import Subscription
 
 from engine import wire
 from engine.bus import ABSENT, Bus, status_subject
-from engine.errors import RequestError, ShuttingDown, SlowConsumer, StoreUnavailable
+from engine.errors import Overloaded, RequestError, ShuttingDown, SlowConsumer, StoreUnavailable
 from engine.order import Order
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
@@ -102,10 +102,12 @@ class WatchHub:
     can be lost without leaving a gap.
     """
 
-    def __init__(self, store: Store, bus: Bus, *, recheck_seconds: float) -> None:
+    def __init__(self, store: Store, bus: Bus, *, recheck_seconds: float, max_watches: int) -> None:
         self._store = store
         self._bus = bus
         self._recheck_seconds = recheck_seconds
+        self._max_watches = max_watches
+        self._count = 0
         self._topics: dict[UUID, Topic] = {}
         self._behind: set[Watch] = set()
         self._wake = asyncio.Event()
@@ -115,18 +117,24 @@ class WatchHub:
 
     @asynccontextmanager
     async def watch(self, order: Order, after_sequence: int) -> AsyncIterator[Watch]:
-        """Follow the order's events after this sequence."""
+        """Follow the order's events after this sequence; raises Overloaded."""
+        if self._count >= self._max_watches:
+            raise Overloaded(
+                f"this gateway already serves {self._max_watches} watches; try again later"
+            )
         watch = Watch(order, after_sequence)
         if self._draining:
             watch.end(_shutting_down())
         topic = self._topics.setdefault(order.order_id, Topic())
         topic.watches.add(watch)
+        self._count += 1
         try:
             await self._subscribe(order.order_id, topic)
             self._mark([watch])
             asyncio.get_running_loop().call_later(SECOND_LOOK_SECONDS, self._mark, [watch])
             yield watch
         finally:
+            self._count -= 1
             topic.watches.discard(watch)
             self._behind.discard(watch)
             if not topic.watches and self._topics.get(order.order_id) is topic:

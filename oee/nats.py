@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,12 +27,14 @@ class Nats:
     """One server with JetStream on, its store in `directory`, bound to this machine only.
 
     Port 0 means one that is free at the first start; later starts of the object keep it.
+    `options` are further ones of the command line.
     All methods block; none may run at the same time as another on the same object.
     """
 
-    def __init__(self, directory: Path, port: int = 0) -> None:
+    def __init__(self, directory: Path, port: int = 0, *, options: Sequence[str] = ()) -> None:
         self._directory = directory.resolve()
         self._port = port
+        self._options = options
         self._server = Server(self._directory, "nats")
         self._lock = Lock(self._directory / "nats.lock")
 
@@ -69,7 +72,7 @@ class Nats:
             listen = ["--addr", HOST, "--port", str(self._port)]
             store = ["--jetstream", "--store_dir", str(self._directory)]
             ports = ["--ports_file_dir", str(self._directory)]
-            self._server.start([str(_program()), *listen, *store, *ports])
+            self._server.start([str(_program()), *listen, *store, *ports, *self._options])
             self._wait_until_ready()
 
     def stop(self) -> None:

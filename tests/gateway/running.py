@@ -64,6 +64,7 @@ async def running(
     venues: Mapping[str, str] = NOWHERE,
     quote_timeout_seconds: float = 2,
     recheck_seconds: float = 60,
+    max_watches: int = 10_000,
     drain_seconds: float = 1,
 ) -> AsyncIterator[Gateway]:
     """The gateway as its process runs it, serving; stopped as SIGTERM would on the way out.
@@ -79,6 +80,7 @@ async def running(
         listen_address=address,
         quote_timeout_seconds=quote_timeout_seconds,
         recheck_seconds=recheck_seconds,
+        max_watches=max_watches,
         drain_seconds=drain_seconds,
     )
     stop = asyncio.Event()

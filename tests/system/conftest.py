@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,10 +57,13 @@ FAST = {
 class Engine:
     """A running stack, and a client of it that retries as the README says."""
 
-    def __init__(self, stack: Stack, chain: Gate, venues: dict[str, Gate]) -> None:
+    def __init__(
+        self, stack: Stack, chain: Gate, venues: dict[str, Gate], said: Sequence[tuple[str, str]]
+    ) -> None:
         self.stack = stack
         self.chain = chain
         self.venues = venues
+        self.said = said  # every line that a process of it logged, with that process's name
 
     def gate_of(self, method: str) -> Gate:
         """Where calls of `method` pass; raydium for a venue's."""
@@ -122,7 +125,12 @@ class Engine:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[OrderServiceAsyncStub]:
-        async with _channel(self.stack.address) as channel:
+        gateways = [
+            service.addresses[0]
+            for name, service in self.stack.services.items()
+            if name.startswith("gateway")
+        ]
+        async with _channel(f"ipv4:{','.join(gateways)}") as channel:  # the first that answers
             stub: OrderServiceAsyncStub = OrderServiceStub(channel)
             yield stub
 
@@ -174,7 +182,12 @@ async def _back_off(error: grpc.aio.AioRpcError) -> None:
 
 @asynccontextmanager
 async def running_engine(
-    directory: Path, *, routers: int = 1, executors: int = 1
+    directory: Path,
+    *,
+    gateways: int = 1,
+    routers: int = 1,
+    executors: int = 1,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Engine]:
     """A fast stack of its own, every call to venues and chain through a gate."""
     ports = Ports.free()
@@ -191,10 +204,20 @@ async def running_engine(
             "router": addresses,
             "executor": addresses | {"CHAIN_ADDRESS": chain.address},
         }
-        stack = Stack(directory, ports, routers=routers, executors=executors, settings=settings)
+        said: list[tuple[str, str]] = []
+        stack = Stack(
+            directory,
+            ports,
+            environment,
+            gateways=gateways,
+            routers=routers,
+            executors=executors,
+            settings=settings,
+            show=lambda source, line: said.append((source, line)),
+        )
         opened.push_async_callback(stack.wipe)
         await opened.enter_async_context(stack)
-        yield Engine(stack, chain, venues)
+        yield Engine(stack, chain, venues, said)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
