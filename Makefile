@@ -1,6 +1,6 @@
 # The only doors. Each sets up what it needs, once; Python >= 3.11 with venv is all it asks for.
 
-.PHONY: help demo up test check protos lock clean
+.PHONY: help demo up test check chaos soak protos lock clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -28,6 +28,10 @@ help:
 	@echo "make up      the whole stack, kept running until Ctrl-C"
 	@echo "make test    everything that can be checked"
 	@echo "make check   the part of it that runs nothing: style, types, imports, protos"
+	@echo "make chaos   a minute of orders while everything breaks, then a check of every promise"
+	@echo "             (SEED= repeats one, DURATION= in seconds, RATE= orders a second)"
+	@echo "make soak    a quarter of an hour of orders; the services' memory must come to rest"
+	@echo "             (DURATION=, RATE=)"
 	@echo "make protos  generate engine/v1 from protos/"
 	@echo "make lock    resolve pyproject.toml into the lock files (UPGRADE=--upgrade: anew)"
 	@echo "make clean   remove $(VENV) and caches"
@@ -38,9 +42,12 @@ demo: $(RUNTIME)
 up: $(RUNTIME)
 	@$(BIN)/python -m oee up
 
+# Most tests wait for something: three files at a time keep two cores busy.
+SIDE_BY_SIDE := -n 3 --dist loadfile --quiet
+
 test: $(DEV)
 	@started=$$(date +%s); \
-	$(MAKE) --no-print-directory check && $(BIN)/python -m pytest; \
+	$(MAKE) --no-print-directory check && $(BIN)/python -m pytest $(SIDE_BY_SIDE); \
 	code=$$?; echo "make test took $$(($$(date +%s) - started)) s"; exit $$code
 
 check: $(DEV)
@@ -49,6 +56,14 @@ check: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
+
+LOAD = $(if $(DURATION),--duration $(DURATION)) $(if $(RATE),--rate $(RATE))
+
+chaos: $(DEV)
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(LOAD)
+
+soak: $(DEV)
+	@$(BIN)/python -m tests.chaos.soak $(LOAD)
 
 protos: $(DEV)
 	$(BIN)/python protos/generate.py
