@@ -203,15 +203,26 @@ def _pushback(error: errors.RequestError) -> tuple[tuple[str, str], ...]:
 class Server:
     """A started server: the port it got, and its health."""
 
-    def __init__(self, port: int, health: health_aio.HealthServicer, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        port: int,
+        health: health_aio.HealthServicer,
+        names: Sequence[str],
+        parts: Sequence[str],
+    ) -> None:
         self.port = port
         self._health = health
         self._names = names
+        self._parts = parts
 
-    async def report(self, serving: bool) -> None:
-        """Say SERVING or NOT_SERVING for the process and each of its services."""
+    async def report(self, serving: bool, part: str | None = None) -> None:
+        """Say SERVING or NOT_SERVING for the process and all in it, or because of one part of it.
+
+        A part's own health, asked for by its name, then tells why the process does not serve.
+        """
         status = health_pb2.HealthCheckResponse.ServingStatus
-        for name in ("", *self._names):
+        concerned = (*self._names, *self._parts) if part is None else (part,)
+        for name in ("", *concerned):
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
@@ -220,10 +231,13 @@ async def serving(
     address: str,
     services: Mapping[str, Callable[[grpc.aio.Server], None]],
     *,
+    parts: Sequence[str] = (),
     grace_seconds: float = 0,
     on_drain: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Server]:
     """Serve `services` (full name → adder) at `address`, with health and reflection.
+
+    `parts` have a health of their own beside the services.
 
     Entered last, so that SERVING means the rest is open. Leaving calls `on_drain`, says
     NOT_SERVING, refuses new calls, gives running ones the grace, then cancels them; with no
@@ -257,7 +271,7 @@ async def serving(
             f"{address} cannot be bound: it is taken or not ours; choose another address"
         ) from None
     await server.start()
-    started = Server(port, health, tuple(services))
+    started = Server(port, health, tuple(services), parts)
     await started.report(serving=True)
     logger.info("serving", address=address, port=port)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from engine import runtime
 from engine.bus import Queue, open_bus
@@ -33,12 +34,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         settlement = Settlement(store, relay, chain, executor, confirm_at)
         async with (
             working(bus, Queue.EXECUTE, executor.execute, slots=settings.concurrency) as worker,
-            serving(settings.listen_address, {}) as server,
+            serving(settings.listen_address, {}, parts=[Queue.EXECUTE.subject]) as server,
         ):
             await runtime.run_until(
                 stop,
                 worker.pull(),
-                worker.report_deafness(server.report),
+                worker.report_deafness(partial(server.report, part=Queue.EXECUTE.subject)),
                 settlement.follow(),
                 settlement.listen(),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from engine import runtime
 from engine.bus import Queue, open_bus
@@ -26,12 +27,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         router = Router(store, relay, venues, quote_timeout_seconds=settings.quote_timeout_seconds)
         async with (
             working(bus, Queue.ROUTE, router.route, slots=settings.concurrency) as worker,
-            serving(settings.listen_address, {}) as server,
+            serving(settings.listen_address, {}, parts=[Queue.ROUTE.subject]) as server,
         ):
             await runtime.run_until(
                 stop,
                 worker.pull(),
-                worker.report_deafness(server.report),
+                worker.report_deafness(partial(server.report, part=Queue.ROUTE.subject)),
                 relay.reconcile(),
             )
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from engine.bus import Bus, Queue
+from engine.rpc import serving
 from engine.work import working
 from tests.engine.test_work import Hands
 
@@ -29,6 +33,20 @@ async def test_work_that_waits_while_none_is_taken_is_reported(bus: Bus) -> None
         assert len(hands.taken) == 2
         for task in (pulling, listening):
             task.cancel()
+
+
+async def test_health_tells_which_part_is_deaf() -> None:
+    async with serving("127.0.0.1:0", {}, parts=["work.route", "work.execute"]) as server:
+        await server.report(False, part="work.execute")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            answers = [
+                (await health.Check(health_pb2.HealthCheckRequest(service=name))).status
+                for name in ("", "work.route", "work.execute")
+            ]
+
+    status = health_pb2.HealthCheckResponse.ServingStatus
+    assert answers == [status.NOT_SERVING, status.SERVING, status.NOT_SERVING]
 
 
 async def test_a_worker_with_nothing_to_do_is_not_deaf(bus: Bus) -> None:

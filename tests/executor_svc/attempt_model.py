@@ -11,6 +11,7 @@ transaction up to S, nobody else signs with the wallet. Slot and height are the 
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -318,3 +319,19 @@ def cached_judge(
 ) -> Verdict:
     """`judge`, remembered: the search asks the same questions very often."""
     return judge(last_valid, confirmed, height, status)
+
+
+# Exhausted by `make chaos`, in about a minute; the tests use smaller ones.
+FULL = (
+    Bounds(height=5, validity=1, finality=1, node_lag=1, attempts=2),
+    Bounds(height=4, validity=1, finality=2, node_lag=1, attempts=2),
+    Bounds(height=4, validity=1, finality=1, node_lag=3, attempts=2),
+)
+
+
+if __name__ == "__main__":
+    for full in FULL:
+        found = explore(Protocol(decide=cached_judge), full)
+        sys.stdout.write(f"{full}: {found.states} states, {found.violation or 'holds'}\n")
+        if found.violation:
+            sys.exit(1)
