@@ -20,6 +20,8 @@ BIN := $(VENV)/bin
 CREATED := $(VENV)/created-with-$(PYTHON_VERSION)
 RUNTIME := $(VENV)/installed-runtime
 DEV := $(VENV)/installed-dev
+# gRPC reports every connection that ends, at its default.
+export GRPC_VERBOSITY ?= ERROR
 # protoc finds its plugins on PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

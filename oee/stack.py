@@ -327,7 +327,8 @@ class Stack:
         passed_on = {**self._environment, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         # Our own wallet pays, and a key that is not ours is nobody's business here.
         passed_on.pop("WALLET_KEY", None)
-        return {**passed_on, "no_grpc_proxy": HOST}
+        # gRPC reports every connection that ends, at its default.
+        return {"GRPC_VERBOSITY": "ERROR", **passed_on, "no_grpc_proxy": HOST}
 
     async def _keep_running(self, name: str, server: Postgres | Nats) -> None:
         """Start an embedded server again that ended without being told to."""
