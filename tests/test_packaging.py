@@ -101,7 +101,7 @@ def test_every_service_that_stays_says_when_it_is_healthy() -> None:
 
 def test_what_scales_has_neither_a_name_nor_a_port_of_its_own() -> None:
     assert all("container_name" not in service for service in SERVICES.values())
-    assert SERVICES["gateway"]["ports"] == ["50051-50060:50051"]
+    assert SERVICES["gateway"]["ports"] == ["127.0.0.1:50051-50060:50051"]
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["gateway"]
 
 
