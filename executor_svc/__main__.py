@@ -42,6 +42,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 worker.report_deafness(partial(server.report, part=Queue.EXECUTE.subject)),
                 settlement.follow(),
                 settlement.listen(),
+                settlement.settle_hinted(),
             )
 
 

@@ -44,6 +44,8 @@ class Settlement:
         self._chain = chain
         self._executor = executor
         self._confirm_at = confirm_at
+        self._hinted: set[str] = set()
+        self._hint = asyncio.Event()
 
     async def follow(self) -> None:
         """Settle whatever is due, until cancelled. No outage ends an order here (R5)."""
@@ -58,16 +60,28 @@ class Settlement:
                 await asyncio.sleep(TICK_SECONDS * random.uniform(0.8, 1.2))
 
     async def listen(self) -> None:
-        """Settle orders signed here as soon as the chain hints at them, until cancelled."""
+        """Note what the chain hints at of the orders signed here, until cancelled."""
         signed = self._executor.signed
         while True:
             try:
                 async for signatures in self._chain.changes(self._executor.wallet):
-                    orders = [signed[s] for s in signatures if s in signed]
-                    await self.settle(orders)
-            except (StoreUnavailable, Unanswered) as error:
+                    self._hinted.update(s for s in signatures if s in signed)
+                    self._hint.set()
+            except Unanswered as error:
                 logger.debug("no hints from the chain", error=str(error))
             await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+
+    async def settle_hinted(self) -> None:
+        """Settle what was hinted at, all that came meanwhile together, until cancelled."""
+        signed = self._executor.signed
+        while True:
+            await self._hint.wait()
+            self._hint.clear()
+            hinted, self._hinted = self._hinted, set()
+            try:
+                await self.settle([signed[s] for s in hinted if s in signed])
+            except (StoreUnavailable, Unanswered) as error:
+                logger.debug("hints are left to the next look", error=str(error))
 
     async def settle(self, orders: Sequence[Order]) -> None:
         """Read the chain once for all these orders, and act on what it proves of each.

@@ -247,11 +247,13 @@ async def test_hints_of_the_chain_settle_an_order_without_waiting_for_its_next_l
     await execute(desk.store, "UPDATE orders SET next_check_at = now() + interval '1 h'")
     desk.chain.advance(4)
 
-    listening = asyncio.create_task(desk.settlement.listen())
+    loops = [desk.settlement.listen(), desk.settlement.settle_hinted()]
+    running = [asyncio.create_task(loop) for loop in loops]
     async with asyncio.timeout(20):
         while not (await read(desk.store, order)).settled:
-            await asyncio.wait([listening], timeout=0.05)
-    listening.cancel()
+            await asyncio.wait(running, timeout=0.05)
+    for task in running:
+        task.cancel()
 
     assert desk.executor.signed == {}
 
