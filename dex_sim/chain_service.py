@@ -152,6 +152,7 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
                     ],
                     fee_lamports=landed.fee_lamports,
                     memo=landed.memo,
+                    commitment=_wire_commitment(node.commitment(landed.slot)),
                 )
                 if landed
                 else pb.TransactionRecord()

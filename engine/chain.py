@@ -67,6 +67,8 @@ class TransactionReading:
     error: str
     changes: dict[tuple[str, str], int]
     fee_lamports: int
+    # How settled its slot is, in the view of the node that answered.
+    commitment: Commitment = Commitment.PROCESSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +255,11 @@ def _transaction(record: pb.TransactionRecord) -> TransactionReading:
             (change.owner, change.mint): int(change.after) - int(change.before)
             for change in record.changes
         }
+        commitment = Commitment(record.commitment or pb.COMMITMENT_PROCESSED)
     except ValueError:
-        raise Unanswered("the chain gave a balance that is no number") from None
+        raise Unanswered("the chain gave a balance or a commitment that is none") from None
     error = _words(record.error) if record.HasField("error") else ""
-    return TransactionReading(record.slot, error, changes, record.fee_lamports)
+    return TransactionReading(record.slot, error, changes, record.fee_lamports, commitment)
 
 
 def _reason(error: pb.TransactionError) -> str:

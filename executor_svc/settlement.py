@@ -107,7 +107,7 @@ class Settlement:
         landed = [
             attempt.signature
             for (_, attempt), verdict in zip(followed, verdicts, strict=True)
-            if verdict is Verdict.CONFIRM
+            if verdict in (Verdict.CONFIRM, Verdict.FINALIZE)
         ]
         records = dict(
             zip(landed, await self._chain.transactions(landed) if landed else (), strict=True)
@@ -164,6 +164,12 @@ class Settlement:
                 fill = _fill(order, attempt, self._executor.wallet, status, record)
                 return None if fill is None else order.confirm(fill)
             case Verdict.FINALIZE:
+                if record is None or record.commitment is not Commitment.FINALIZED:
+                    return None
+                # A fork may have run the same bytes again in the same slot, with another result
+                # than the one reported: what is final counts, and is reported anew.
+                if _fill(order, attempt, self._executor.wallet, status, record) != order.fill:
+                    return order.reorg()
                 return order.finalize(Evidence(status.context_slot, status.node, slot=status.slot))
             case Verdict.REORG:
                 return order.reorg()

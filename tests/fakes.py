@@ -74,6 +74,8 @@ class Landed:
     error: str
     terms: SwapTerms
     memo: str
+    # What it yielded more than usual.
+    bonus: int = 0
 
 
 class FakeChain:
@@ -190,7 +192,7 @@ class FakeChain:
             return None
         terms = landed.terms
         wallet = str(terms.wallet)
-        received = terms.min_amount_out + landed.slot
+        received = terms.min_amount_out + landed.slot + landed.bonus
         changes = (
             {}
             if landed.error
@@ -199,4 +201,5 @@ class FakeChain:
                 (wallet, str(terms.mint_out)): received,
             }
         )
-        return TransactionReading(landed.slot, landed.error, changes, 5000)
+        commitment = self._status(landed, self.height).commitment or Commitment.PROCESSED
+        return TransactionReading(landed.slot, landed.error, changes, 5000, commitment)

@@ -549,6 +549,7 @@ class TransactionRecord(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     FEE_LAMPORTS_FIELD_NUMBER: _builtins.int
     MEMO_FIELD_NUMBER: _builtins.int
+    COMMITMENT_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     """False: this node has no record of it, and nothing else here is set."""
     slot: _builtins.int
@@ -557,6 +558,8 @@ class TransactionRecord(_message.Message):
     """Paid to the network."""
     memo: _builtins.str
     """Text of its memo; empty when it has none."""
+    commitment: Global___Commitment.ValueType
+    """How settled that slot is, in this node's view."""
     @_builtins.property
     def error(self) -> Global___TransactionError:
         """Absent when it succeeded."""
@@ -574,10 +577,11 @@ class TransactionRecord(_message.Message):
         changes: _abc.Iterable[Global___BalanceChange] | None = ...,
         fee_lamports: _builtins.int = ...,
         memo: _builtins.str = ...,
+        commitment: Global___Commitment.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "error", b"error", "fee_lamports", b"fee_lamports", "found", b"found", "memo", b"memo", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "commitment", b"commitment", "error", b"error", "fee_lamports", b"fee_lamports", "found", b"found", "memo", b"memo", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -240,6 +240,24 @@ async def test_a_fork_that_takes_a_confirmed_swap_back_reopens_the_order(desk: D
     assert order.fill.slot == desk.chain.landed[signature].slot
 
 
+async def test_what_is_final_counts_when_a_fork_ran_the_same_bytes_to_another_result(
+    desk: Desk,
+) -> None:
+    order = await desk.submitted()
+    desk.chain.advance(2)
+    reported = (await desk.settled(order)).fill
+    [landed] = desk.chain.landed.values()
+    landed.bonus = 7
+    desk.chain.advance(2)
+
+    order = await desk.settled(order, rounds=3)
+
+    assert order.settled
+    assert reported is not None
+    assert order.fill == replace(reported, amount_out=reported.amount_out + 7)
+    assert EventType.SWAP_REORGED in await desk.types(order)
+
+
 async def test_hints_of_the_chain_settle_an_order_without_waiting_for_its_next_look(
     desk: Desk,
 ) -> None:
