@@ -75,6 +75,16 @@ class OrderServiceStub:
                 request_serializer=engine_dot_v1_dot_orders__pb2.CancelOrderRequest.SerializeToString,
                 response_deserializer=engine_dot_v1_dot_orders__pb2.CancelOrderResponse.FromString,
                 _registered_method=True)
+        self.SubmitOrders = channel.stream_stream(
+                '/engine.v1.OrderService/SubmitOrders',
+                request_serializer=engine_dot_v1_dot_orders__pb2.SubmitOrdersRequest.SerializeToString,
+                response_deserializer=engine_dot_v1_dot_orders__pb2.SubmitOrdersResponse.FromString,
+                _registered_method=True)
+        self.WatchOrders = channel.unary_stream(
+                '/engine.v1.OrderService/WatchOrders',
+                request_serializer=engine_dot_v1_dot_orders__pb2.WatchOrdersRequest.SerializeToString,
+                response_deserializer=engine_dot_v1_dot_orders__pb2.WatchOrdersResponse.FromString,
+                _registered_method=True)
 
 
 class OrderServiceServicer:
@@ -139,6 +149,24 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitOrders(self, request_iterator, context):
+        """Many orders over one stream, each accepted or refused on its own as SubmitOrder would. Results
+        come as they are known, in any order, each with the index of its order. Ends with OK once the
+        client has closed its side and every order is answered; when it breaks, send again what has no
+        result, with the same client_order_ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchOrders(self, request, context):
+        """Every event of all of the caller's orders, each order's in sequence and without gaps, on one
+        stream that does not end by itself. Resume with the last resume_token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -181,6 +209,16 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.CancelOrder,
                     request_deserializer=engine_dot_v1_dot_orders__pb2.CancelOrderRequest.FromString,
                     response_serializer=engine_dot_v1_dot_orders__pb2.CancelOrderResponse.SerializeToString,
+            ),
+            'SubmitOrders': grpc.stream_stream_rpc_method_handler(
+                    servicer.SubmitOrders,
+                    request_deserializer=engine_dot_v1_dot_orders__pb2.SubmitOrdersRequest.FromString,
+                    response_serializer=engine_dot_v1_dot_orders__pb2.SubmitOrdersResponse.SerializeToString,
+            ),
+            'WatchOrders': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchOrders,
+                    request_deserializer=engine_dot_v1_dot_orders__pb2.WatchOrdersRequest.FromString,
+                    response_serializer=engine_dot_v1_dot_orders__pb2.WatchOrdersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +438,60 @@ class OrderService:
             '/engine.v1.OrderService/CancelOrder',
             engine_dot_v1_dot_orders__pb2.CancelOrderRequest.SerializeToString,
             engine_dot_v1_dot_orders__pb2.CancelOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitOrders(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/engine.v1.OrderService/SubmitOrders',
+            engine_dot_v1_dot_orders__pb2.SubmitOrdersRequest.SerializeToString,
+            engine_dot_v1_dot_orders__pb2.SubmitOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/engine.v1.OrderService/WatchOrders',
+            engine_dot_v1_dot_orders__pb2.WatchOrdersRequest.SerializeToString,
+            engine_dot_v1_dot_orders__pb2.WatchOrdersResponse.FromString,
             options,
             channel_credentials,
             insecure,

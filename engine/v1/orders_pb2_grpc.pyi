@@ -55,6 +55,16 @@ class OrderServiceStub:
     """Asks every venue for a quote and shows the route that would be chosen. Stores nothing."""
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
     """Stops an order from being signed. Idempotent; the answer says whether it can still swap."""
+    SubmitOrders: _grpc.StreamStreamMultiCallable[_orders_pb2.SubmitOrdersRequest, _orders_pb2.SubmitOrdersResponse]
+    """Many orders over one stream, each accepted or refused on its own as SubmitOrder would. Results
+    come as they are known, in any order, each with the index of its order. Ends with OK once the
+    client has closed its side and every order is answered; when it breaks, send again what has no
+    result, with the same client_order_ids.
+    """
+    WatchOrders: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrdersRequest, _orders_pb2.WatchOrdersResponse]
+    """Every event of all of the caller's orders, each order's in sequence and without gaps, on one
+    stream that does not end by itself. Resume with the last resume_token.
+    """
 
 @_typing.type_check_only
 class OrderServiceAsyncStub(OrderServiceStub):
@@ -81,6 +91,16 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """Asks every venue for a quote and shows the route that would be chosen. Stores nothing."""
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Stops an order from being signed. Idempotent; the answer says whether it can still swap."""
+    SubmitOrders: _aio.StreamStreamMultiCallable[_orders_pb2.SubmitOrdersRequest, _orders_pb2.SubmitOrdersResponse]  # type: ignore[assignment]
+    """Many orders over one stream, each accepted or refused on its own as SubmitOrder would. Results
+    come as they are known, in any order, each with the index of its order. Ends with OK once the
+    client has closed its side and every order is answered; when it breaks, send again what has no
+    result, with the same client_order_ids.
+    """
+    WatchOrders: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrdersRequest, _orders_pb2.WatchOrdersResponse]  # type: ignore[assignment]
+    """Every event of all of the caller's orders, each order's in sequence and without gaps, on one
+    stream that does not end by itself. Resume with the last resume_token.
+    """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     """Accepts swap orders, executes each at most once, and lets anybody watch."""
@@ -152,5 +172,27 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.CancelOrderResponse, _abc.Awaitable[_orders_pb2.CancelOrderResponse]]:
         """Stops an order from being signed. Idempotent; the answer says whether it can still swap."""
+
+    @_abc_1.abstractmethod
+    def SubmitOrders(
+        self,
+        request_iterator: _MaybeAsyncIterator[_orders_pb2.SubmitOrdersRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orders_pb2.SubmitOrdersResponse], _abc.AsyncIterator[_orders_pb2.SubmitOrdersResponse]]:
+        """Many orders over one stream, each accepted or refused on its own as SubmitOrder would. Results
+        come as they are known, in any order, each with the index of its order. Ends with OK once the
+        client has closed its side and every order is answered; when it breaks, send again what has no
+        result, with the same client_order_ids.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchOrders(
+        self,
+        request: _orders_pb2.WatchOrdersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_orders_pb2.WatchOrdersResponse], _abc.AsyncIterator[_orders_pb2.WatchOrdersResponse]]:
+        """Every event of all of the caller's orders, each order's in sequence and without gaps, on one
+        stream that does not end by itself. Resume with the last resume_token.
+        """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
