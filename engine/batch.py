@@ -16,8 +16,10 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Hands items to `flush` in batches; each caller gets its own item's result.
 
-    A lone item goes at once: nothing ever waits for company. At most `in_flight` calls of
-    `flush` run at a time, each with at most `limit` items and at most one item a `key`.
+    A lone item goes at once: nothing ever waits for company. While calls of `flush` are under
+    way the next item waits until one is back, or for `patience_seconds` at most; then another
+    call begins, up to `in_flight` of them. Each has at most `limit` items and at most one item a
+    `key`.
     `flush` answers in the order of its items; an exception among the answers is raised to that
     item's caller alone, an exception out of `flush` to all of the batch.
     """
@@ -28,12 +30,15 @@ class Batcher(Generic[Item, Result]):
         *,
         limit: int,
         in_flight: int,
+        patience_seconds: float = 0,
         waiting: int = 20_000,
         key: Callable[[Item], Hashable] | None = None,
     ) -> None:
         self._flush = flush
         self._limit = limit
         self._in_flight = in_flight
+        self._patience_seconds = patience_seconds
+        self._alarm: asyncio.TimerHandle | None = None
         self._waiting = waiting
         self._key = key
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -46,19 +51,31 @@ class Batcher(Generic[Item, Result]):
         """The item's result; raises Overloaded at once when too many items wait already."""
         if len(self._queue) >= self._waiting:
             raise Overloaded("too many requests are waiting; try again")
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
         self._queue.append((item, future))
-        if self._active < self._in_flight:
-            self._active += 1
-            task = asyncio.create_task(self._drain())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+        if not self._active or not self._patience_seconds:
+            self._begin()
+        elif self._alarm is None and self._active < self._in_flight:
+            self._alarm = loop.call_later(self._patience_seconds, self._lose_patience)
         return await future
 
     async def close(self) -> None:
         """Wait until everything submitted has its answer."""
         while self._running:
             await asyncio.wait(set(self._running))
+
+    def _begin(self) -> None:
+        if self._active < self._in_flight:
+            self._active += 1
+            task = asyncio.create_task(self._drain())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    def _lose_patience(self) -> None:
+        self._alarm = None
+        if self._queue:
+            self._begin()
 
     async def _drain(self) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from typing import Any, Final
@@ -25,6 +25,8 @@ logger = structlog.get_logger()
 
 SCHEMES: Final = ("nats", "tls", "ws", "wss")
 STREAM: Final = "WORK"
+# Where whole batches of committed events are announced, each as one OrderEvents.
+EVENTS_SUBJECT: Final = "orders.events"
 CALL_SECONDS: Final = 2.0
 # Declared as whole seconds by nats-py, used as given.
 RECONNECT_SECONDS: Final[Any] = 0.2
@@ -55,6 +57,10 @@ class Queue(StrEnum):
     def subject(self) -> str:
         return f"work.{self.value}"
 
+    def hint(self, order_id: UUID) -> tuple[str, bytes]:
+        """The message that says that this order has work in this queue."""
+        return self.subject, order_id.bytes
+
 
 def status_subject(order_id: UUID) -> str:
     """Where an order's events are announced."""
@@ -76,13 +82,16 @@ class Bus:
         """Call `listener` after every connect and reconnect."""
         self._listeners.append(listener)
 
-    async def offer(self, queue: Queue, order_id: UUID) -> None:
-        """Hint that the order has work in this queue. Never raises, never waits for an answer."""
-        await self._publish(queue.subject, order_id.bytes)
-
-    async def announce(self, order_id: UUID, event: bytes) -> None:
-        """Tell whoever listens that this event was committed. Never raises."""
-        await self._publish(status_subject(order_id), event)
+    async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Publish hints and announcements. Never raises, never waits for an answer."""
+        if self.client is None:
+            return
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                for subject, payload in messages:
+                    await self.client.publish(subject, payload)
+        except ABSENT as error:
+            logger.debug("hints dropped", error=repr(error))
 
     async def subscribe(
         self, subject: str, callback: Callable[[Msg], Awaitable[None]]
@@ -132,15 +141,6 @@ class Bus:
                     max_ack_pending=20_000,
                 ),
             )
-
-    async def _publish(self, subject: str, payload: bytes) -> None:
-        if self.client is None:
-            return
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                await self.client.publish(subject, payload)
-        except ABSENT as error:
-            logger.debug("hint dropped", subject=subject, error=repr(error))
 
     async def _connected(self) -> None:
         logger.info("nats connected")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CALL_SECONDS: Final = 2.0
 BATCH_LIMIT: Final = 200
 CALLS_IN_FLIGHT: Final = 32
+# Batches grow while the chain answers; a slow answer holds up nobody for longer.
+PATIENCE_SECONDS: Final = 0.01
 
 
 class Commitment(IntEnum):
@@ -67,8 +69,15 @@ class TransactionReading:
     error: str
     changes: dict[tuple[str, str], int]
     fee_lamports: int
-    # How settled its slot is, in the view of the node that answered.
+    # How settled its slot is, in the view of the node that answered, and how far that node is.
     commitment: Commitment = Commitment.PROCESSED
+    context_slot: int = 0
+    node: str = ""
+
+    @property
+    def status(self) -> StatusReading:
+        """The same node's word on the signature's status."""
+        return StatusReading(self.context_slot, self.node, self.commitment, self.slot, self.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +142,16 @@ class ChainClient:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub: ChainServiceAsyncStub = ChainServiceStub(channel)
         self._simulations: Batcher[bytes, None] = Batcher(
-            self._simulate_batch, limit=BATCH_LIMIT, in_flight=CALLS_IN_FLIGHT
+            self._simulate_batch,
+            limit=BATCH_LIMIT,
+            in_flight=CALLS_IN_FLIGHT,
+            patience_seconds=PATIENCE_SECONDS,
         )
         self._sends: Batcher[bytes, None] = Batcher(
-            self._send_batch, limit=BATCH_LIMIT, in_flight=CALLS_IN_FLIGHT
+            self._send_batch,
+            limit=BATCH_LIMIT,
+            in_flight=CALLS_IN_FLIGHT,
+            patience_seconds=PATIENCE_SECONDS,
         )
 
     async def latest_blockhash(self) -> Blockhash:
@@ -203,7 +218,7 @@ class ChainClient:
         except grpc.aio.AioRpcError as error:
             _raise_unanswered(error)
         _expect(len(signatures), len(response.transactions))
-        return [_transaction(r) if r.found else None for r in response.transactions]
+        return [_transaction(response, r) if r.found else None for r in response.transactions]
 
     async def changes(self, wallet: str) -> AsyncIterator[Sequence[str]]:
         request = pb.WatchSignaturesRequest(wallet=wallet)
@@ -249,7 +264,9 @@ def _status(response: pb.GetSignatureStatusesResponse, status: pb.SignatureStatu
     )
 
 
-def _transaction(record: pb.TransactionRecord) -> TransactionReading:
+def _transaction(
+    response: pb.GetTransactionsResponse, record: pb.TransactionRecord
+) -> TransactionReading:
     try:
         changes = {
             (change.owner, change.mint): int(change.after) - int(change.before)
@@ -259,7 +276,15 @@ def _transaction(record: pb.TransactionRecord) -> TransactionReading:
     except ValueError:
         raise Unanswered("the chain gave a balance or a commitment that is none") from None
     error = _words(record.error) if record.HasField("error") else ""
-    return TransactionReading(record.slot, error, changes, record.fee_lamports, commitment)
+    return TransactionReading(
+        record.slot,
+        error,
+        changes,
+        record.fee_lamports,
+        commitment,
+        response.context_slot,
+        response.node,
+    )
 
 
 def _reason(error: pb.TransactionError) -> str:

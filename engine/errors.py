@@ -7,6 +7,7 @@ EngineError
 │   ├── OrderNotFound               ORDER_NOT_FOUND
 │   ├── NoRoute                     NO_ROUTE
 │   ├── FutureSequence              FUTURE_SEQUENCE
+│   ├── ResumeTokenTooOld           RESUME_TOKEN_TOO_OLD
 │   ├── SlowConsumer                SLOW_CONSUMER
 │   ├── Overloaded                  OVERLOADED
 │   ├── StoreUnavailable            STORE_UNAVAILABLE
@@ -83,8 +84,14 @@ class FutureSequence(RequestError):
     reason = "FUTURE_SEQUENCE"
 
 
+class ResumeTokenTooOld(RequestError):
+    """A watch of all orders cannot go on from there: something after it may be gone."""
+
+    reason = "RESUME_TOKEN_TOO_OLD"
+
+
 class SlowConsumer(RequestError):
-    """A stream's reader fell too far behind; it may resume after last_sequence."""
+    """A stream's reader fell too far behind; it may resume from what the metadata tells."""
 
     reason = "SLOW_CONSUMER"
 

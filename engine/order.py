@@ -155,6 +155,7 @@ class OrderEvent:
     status: Status
     settled: bool
     detail: Detail
+    venue: str | None = None  # the one that it concerns, once one was chosen
     time: datetime | None = None
 
 
@@ -185,10 +186,26 @@ class OrderRequest:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One version of an order taking the place of the one before, and the event that says why."""
+    """One version of an order taking the place of an earlier one, and the events between them."""
 
     order: Order
-    event: OrderEvent
+    events: tuple[OrderEvent, ...]
+
+    @property
+    def event(self) -> OrderEvent:
+        """The last event: the one that led to this version."""
+        return self.events[-1]
+
+    @property
+    def replaces(self) -> int:
+        """The version whose place it takes."""
+        return self.order.sequence - len(self.events)
+
+    def then(self, following: Transition) -> Transition:
+        """Both steps as one: committed together or not at all, each with its own event."""
+        if following.replaces != self.order.sequence:
+            raise IllegalTransition("a step follows the version that it was taken from")
+        return Transition(following.order, (*self.events, *following.events))
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +277,7 @@ class Order:
         event = OrderEvent(
             self.order_id, 1, EventType.ORDER_ACCEPTED, None, Status.PENDING, False, Detail()
         )
-        return Transition(self, event)
+        return Transition(self, (event,))
 
     def start_routing(self) -> Transition:
         return self._after(EventType.ROUTING_STARTED)
@@ -408,18 +425,12 @@ class Order:
         facts.setdefault("backoff", None)
         facts.setdefault("settled", status in FINAL and status is not Status.CONFIRMED)
         order = replace(self, status=status, sequence=self.sequence + 1, **facts)  # type: ignore[arg-type]
-        return Transition(
-            order,
-            OrderEvent(
-                self.order_id,
-                order.sequence,
-                event,
-                self.status,
-                status,
-                order.settled,
-                detail,
-            ),
+        route = order.route or self.route
+        venue = route.venue if route else None
+        step = OrderEvent(
+            self.order_id, order.sequence, event, self.status, status, order.settled, detail, venue
         )
+        return Transition(order, (step,))
 
 
 def first_difference(one: OrderRequest, other: OrderRequest) -> str | None:

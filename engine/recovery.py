@@ -11,7 +11,6 @@ import asyncpg
 from engine import adoption, rows, statements
 from engine.adoption import Landing
 from engine.errors import ClientOrderIdReused, StaleOrder
-from engine.lifecycle import Status
 from engine.order import Order, Transition
 
 
@@ -37,10 +36,7 @@ async def recover(order: Order, connection: Any) -> list[asyncpg.Record]:
         landing = rows.landing(found)
         lost = replace(order, order_id=landing.order_id)
         _require_swap_of(lost, landing)
-        # Without its hash, which says that it is not new.
-        values = [[value(lost)] for _, _, value in statements.REQUEST]
-        check_after = statements.CHECK_AFTER[Status.PENDING]
-        if await connection.fetch(statements.ADD, *values, [None], check_after):
+        if await connection.fetch(statements.ADD, *statements.new([lost], known=True)):
             await take(adoption.adopt(lost, landing), connection)
     recovered: list[asyncpg.Record] = await connection.fetch(
         statements.GET_BY_CLIENT_ORDER_ID, order.account, order.client_order_id
@@ -50,7 +46,7 @@ async def recover(order: Order, connection: Any) -> list[asyncpg.Record]:
 
 def stale(transition: Transition) -> StaleOrder:
     order = transition.order
-    return StaleOrder(f"order {order.order_id} is no longer at {order.sequence - 1}")
+    return StaleOrder(f"order {order.order_id} is no longer at {transition.replaces}")
 
 
 def _require_swap_of(order: Order, landing: Landing) -> None:

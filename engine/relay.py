@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Final
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from engine import wire
-from engine.bus import Bus, Queue
+from engine.bus import EVENTS_SUBJECT, Bus, Queue, status_subject
 from engine.errors import StoreUnavailable
-from engine.lifecycle import Status
-from engine.order import Order, OrderEvent, Transition
+from engine.lifecycle import EventType, Status
+from engine.order import Order, Transition
 from engine.store import Store
 
 logger = structlog.get_logger()
+
+Result = TypeVar("Result")
 
 RECONCILE_SECONDS: Final = 0.2
 RECONCILE_LIMIT: Final = 500
@@ -38,38 +42,92 @@ def next_queue(order: Order) -> Queue | None:
             return None
 
 
+# Work that takes longer than this is announced before it is done; the announcement of quicker
+# work is committed together with what came of it.
+ANNOUNCE_AFTER_SECONDS: Final = 0.05
+
+# Who goes on after these, in another service; the other steps are followed by their own service.
+HANDED_OVER: Final = {
+    EventType.ORDER_ACCEPTED: Queue.ROUTE,
+    EventType.ROUTE_CHOSEN: Queue.EXECUTE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An order that is being worked on; `step` says so and is not committed yet, or None."""
+
+    order: Order
+    step: Transition | None
+
+    def then(self, following: Transition) -> Transition:
+        """What came of the work, with the step that is not committed yet."""
+        return following if self.step is None else self.step.then(following)
+
+
 class Relay:
-    """Commits transitions and tells the others."""
+    """Commits transitions and tells the others: what a batch committed is told together."""
 
     def __init__(self, store: Store, bus: Bus) -> None:
         self._store = store
         self._bus = bus
+        self._telling: set[asyncio.Task[None]] = set()
+        store.on_commit(self._tell)
 
     async def commit(self, transition: Transition) -> Order:
-        """Store the transition, then announce its event; returns the order as stored.
+        """Store the transition, and announce its events; returns the order as stored.
 
         Raises StaleOrder and StoreUnavailable, as the store does.
         """
-        committed = await self._store.save(transition)
-        await self.announce(committed.order, committed.event)
-        return committed.order
+        return (await self._store.save(transition)).order
 
-    async def announce(self, order: Order, event: OrderEvent) -> None:
-        """Publish a committed event, and log it; never raises."""
-        message = wire.event(order, event, self._store.tokens)
-        await self._bus.announce(order.order_id, message.SerializeToString())
-        logger.info(
-            event.type.value,
-            order_id=str(order.order_id),
-            sequence=event.sequence,
-            status=event.status.value,
+    async def during(
+        self, beginning: Transition, work: Coroutine[Any, Any, Result]
+    ) -> tuple[Begun, Result]:
+        """The order as begun, and the result of `work`, which has no effect and needs no record.
+
+        `beginning` is committed meanwhile if the work takes long. Raises what the work raises, and
+        StaleOrder and StoreUnavailable, as `commit` does.
+        """
+        working = asyncio.create_task(work)
+        try:
+            done, _ = await asyncio.wait({working}, timeout=ANNOUNCE_AFTER_SECONDS)
+            if done:
+                return Begun(beginning.order, beginning), working.result()
+            order = await self.commit(beginning)
+            return Begun(order, None), await working
+        finally:
+            working.cancel()
+
+    async def offer(self, orders: Sequence[Order]) -> None:
+        """Hint at the next step of those orders whose next step somebody has to take."""
+        queues = [(next_queue(order), order) for order in orders]
+        await self._bus.publish(
+            [queue.hint(order.order_id) for queue, order in queues if queue is not None]
         )
 
-    async def offer(self, order: Order) -> None:
-        """Hint at the order's next step, if somebody has to take it."""
-        queue = next_queue(order)
-        if queue is not None:
-            await self._bus.offer(queue, order.order_id)
+    def _tell(self, committed: Sequence[Transition]) -> None:
+        """Announce and log what was committed, and hint at what is to be done next."""
+        messages: list[tuple[str, bytes]] = []
+        announced: list[bytes] = []
+        for order, events in ((transition.order, transition.events) for transition in committed):
+            for event in events:
+                encoded = wire.event(order, event, self._store.tokens).SerializeToString()
+                announced.append(encoded)
+                messages.append((status_subject(order.order_id), encoded))
+                logger.info(
+                    event.type.value,
+                    order_id=str(order.order_id),
+                    sequence=event.sequence,
+                    status=event.status.value,
+                )
+            queue = HANDED_OVER.get(events[-1].type)
+            if queue is not None:
+                messages.append(queue.hint(order.order_id))
+        messages += [(EVENTS_SUBJECT, batch) for batch in wire.batches(announced)]
+        task = asyncio.create_task(self._bus.publish(messages))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def reconcile(self) -> None:
         """Rule R8: offer whatever is due, until cancelled. Any number may run at once."""
@@ -82,5 +140,4 @@ class Relay:
                 due = await self._store.claim_to_offer(RECONCILE_LIMIT)
             except StoreUnavailable:
                 continue
-            for order in due:
-                await self.offer(order)
+            await self.offer(due)

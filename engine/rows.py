@@ -105,6 +105,7 @@ def event(row: asyncpg.Record) -> OrderEvent:
         status=Status(row["status"]),
         settled=row["settled"],
         detail=_decode_detail(row["detail"]),
+        venue=row["venue"],
         time=row["time"],
     )
 

@@ -20,10 +20,13 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from engine import errors
+from engine.v1 import orders_pb2
 
 logger = structlog.get_logger()
 
 ERROR_DOMAIN: Final = "engine"
+INTERNAL_REASON: Final = "INTERNAL"
+INTERNAL_MESSAGE: Final = "internal error; it is in the server's log"
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 # What one connection may have under way; its further calls wait in the client.
 MAX_STREAMS: Final = 4096
@@ -49,6 +52,7 @@ ANSWERS: Final[Mapping[type[errors.RequestError], Answer]] = {
     errors.OrderNotFound: Answer(grpc.StatusCode.NOT_FOUND),
     errors.NoRoute: Answer(grpc.StatusCode.FAILED_PRECONDITION),
     errors.FutureSequence: Answer(grpc.StatusCode.OUT_OF_RANGE),
+    errors.ResumeTokenTooOld: Answer(grpc.StatusCode.OUT_OF_RANGE),
     errors.SlowConsumer: Answer(grpc.StatusCode.RESOURCE_EXHAUSTED),
     errors.Overloaded: Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_seconds=1),
     errors.StoreUnavailable: Answer(grpc.StatusCode.UNAVAILABLE, retry_seconds=1),
@@ -106,6 +110,31 @@ def to_status(error: errors.RequestError) -> status_pb2.Status:
         packed.append(item)
     code = code_pb2.Code.Value(answer.code.name)
     return status_pb2.Status(code=code, message=str(error), details=packed)
+
+
+def to_refused(error: errors.RequestError) -> orders_pb2.Refused:
+    """The same as data: one order of many was refused."""
+    answer = ANSWERS[type(error)]
+    refused = orders_pb2.Refused(
+        code=answer.code.value[0],
+        reason=error.reason,
+        message=str(error),
+        metadata=dict(error.metadata),
+    )
+    if isinstance(error, errors.InvalidRequest):
+        for violation in error.violations:
+            refused.field_violations.add(field=violation.field, description=violation.description)
+    if answer.retry_seconds is not None:
+        refused.retry_delay.FromMilliseconds(int(answer.retry_seconds * 1000))
+    return refused
+
+
+def to_internal(error: Exception) -> orders_pb2.Refused:
+    """What is told of an error that is the engine's own; logs it."""
+    logger.error("an order could not be dealt with", exc_info=error)
+    return orders_pb2.Refused(
+        code=code_pb2.INTERNAL, reason=INTERNAL_REASON, message=INTERNAL_MESSAGE
+    )
 
 
 class _Edge(grpc.aio.ServerInterceptor):
@@ -191,7 +220,7 @@ async def _abort(context: Any, method: str, error: Exception) -> None:
             status.code, status.details, (*status.trailing_metadata, *_pushback(error))
         )
     logger.error("call failed", method=method, exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "internal error; it is in the server's log")
+    await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE)
 
 
 def _pushback(error: errors.RequestError) -> tuple[tuple[str, str], ...]:

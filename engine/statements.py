@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
 
-from engine.lifecycle import FINAL, Status
+from engine.lifecycle import FINAL, EventType, Status
 from engine.order import Attempt, Order, OrderEvent, Transition
 from engine.rows import encode, encode_detail
 
@@ -23,119 +23,125 @@ CHECK_AFTER: Final = {
     Status.CONFIRMED: timedelta(milliseconds=400),
 }
 
-# column, type, and where its value comes from
-FACTS: Final[Sequence[tuple[str, str, Callable[[Order], object]]]] = (
-    ("status", "text", lambda o: o.status.value),
-    ("settled", "boolean", lambda o: o.settled),
-    ("min_amount_out", "numeric", lambda o: o.min_amount_out),
-    ("venue", "text", lambda o: o.route.venue if o.route else None),
-    ("pool", "text", lambda o: o.route.pool if o.route else None),
-    ("quoted_amount_out", "numeric", lambda o: o.route.quoted_amount_out if o.route else None),
-    ("retries", "smallint", lambda o: o.retries),
-    ("cancel_requested", "boolean", lambda o: o.cancel_requested),
-    ("error_reason", "text", lambda o: o.failure.reason if o.failure else None),
-    ("error_message", "text", lambda o: o.failure.message if o.failure else None),
-    ("filled_amount_in", "numeric", lambda o: o.fill.amount_in if o.fill else None),
-    ("amount_out", "numeric", lambda o: o.fill.amount_out if o.fill else None),
-    ("fill_slot", "bigint", lambda o: o.fill.slot if o.fill else None),
-    ("fill_signature", "text", lambda o: o.fill.signature if o.fill else None),
-    ("network_fee_lamports", "bigint", lambda o: o.fill.network_fee_lamports if o.fill else None),
-)
 
-EVENT: Final[Sequence[tuple[str, str, Callable[[OrderEvent], object]]]] = (
-    ("type", "text", lambda e: e.type.value),
-    ("previous_status", "text", lambda e: e.previous_status.value if e.previous_status else None),
-    ("detail", "text", lambda e: encode_detail(e.detail)),
-)
-
-ATTEMPT: Final[Sequence[tuple[str, str, Callable[[Attempt], object]]]] = (
-    ("number", "smallint", lambda a: a.number),
-    ("venue", "text", lambda a: a.venue),
-    ("pool", "text", lambda a: a.pool),
-    ("signature", "text", lambda a: a.signature),
-    ("blockhash", "text", lambda a: a.blockhash),
-    ("last_valid_block_height", "bigint", lambda a: a.last_valid_block_height),
-    ("min_amount_out", "numeric", lambda a: a.min_amount_out),
-    ("transaction", "bytea", lambda a: a.transaction),
-    ("resolution", "text", lambda a: a.resolution.value if a.resolution else None),
-    ("evidence", "text", lambda a: encode(a.evidence) if a.evidence else None),
-)
-
-REQUEST: Final[Sequence[tuple[str, str, Callable[[Order], object]]]] = (
-    ("order_id", "uuid", lambda o: o.order_id),
-    ("account", "text", lambda o: o.account),
-    ("client_order_id", "text", lambda o: o.client_order_id),
-    ("order_type", "text", lambda o: o.request.order_type.value),
-    ("token_in", "text", lambda o: o.request.token_in),
-    ("token_out", "text", lambda o: o.request.token_out),
-    ("amount_in", "numeric", lambda o: o.request.amount_in),
-    ("slippage_bps", "integer", lambda o: o.request.slippage_bps),
-    ("requested_min_amount_out", "numeric", lambda o: o.request.min_amount_out),
-    # unnest() would flatten an array of arrays.
-    ("venues", "text", lambda o: ",".join(o.request.venues)),
-    ("expire_time", "timestamptz", lambda o: o.request.expire_time),
-)
+def _of_order(value: Callable[[Order], object]) -> Callable[[Transition], object]:
+    return lambda transition: value(transition.order)
 
 
-def _names(columns: Iterable[tuple[str, str, Any]], prefix: str = "") -> str:
-    return ", ".join(prefix + name for name, _, _ in columns)
+# Columns of the types that a batch is sent as, one value a row, and where each comes from. The
+# order of the columns is that of the type.
+FACTS: Final[Mapping[str, Callable[[Order], object]]] = {
+    "status": lambda o: o.status.value,
+    "settled": lambda o: o.settled,
+    "min_amount_out": lambda o: o.min_amount_out,
+    "venue": lambda o: o.route.venue if o.route else None,
+    "pool": lambda o: o.route.pool if o.route else None,
+    "quoted_amount_out": lambda o: o.route.quoted_amount_out if o.route else None,
+    "retries": lambda o: o.retries,
+    "cancel_requested": lambda o: o.cancel_requested,
+    "error_reason": lambda o: o.failure.reason if o.failure else None,
+    "error_message": lambda o: o.failure.message if o.failure else None,
+    "filled_amount_in": lambda o: o.fill.amount_in if o.fill else None,
+    "amount_out": lambda o: o.fill.amount_out if o.fill else None,
+    "fill_slot": lambda o: o.fill.slot if o.fill else None,
+    "fill_signature": lambda o: o.fill.signature if o.fill else None,
+    "network_fee_lamports": lambda o: o.fill.network_fee_lamports if o.fill else None,
+}
 
+MOVE: Final[Mapping[str, Callable[[Transition], object]]] = {
+    "order_id": lambda t: t.order.order_id,
+    "replaces": lambda t: t.replaces,
+    "sequence": lambda t: t.order.sequence,
+    "signs": lambda t: any(e.type is EventType.ATTEMPT_SIGNED for e in t.events),
+    "backoff": lambda t: t.order.backoff,
+    "check_after": lambda t: CHECK_AFTER.get(t.order.status),
+    **{name: _of_order(value) for name, value in FACTS.items()},
+}
 
-def _unnest(first: int, alias: str, columns: Sequence[tuple[str, str, Any]]) -> str:
-    arrays = ", ".join(f"${first + i}::{kind}[]" for i, (_, kind, _) in enumerate(columns))
-    return f"unnest({arrays}) AS {alias} ({_names(columns)})"
+STEP: Final[Mapping[str, Callable[[OrderEvent], object]]] = {
+    "order_id": lambda e: e.order_id,
+    "sequence": lambda e: e.sequence,
+    "type": lambda e: e.type.value,
+    "previous_status": lambda e: e.previous_status.value if e.previous_status else None,
+    "status": lambda e: e.status.value,
+    "settled": lambda e: e.settled,
+    "venue": lambda e: e.venue,
+    "detail": lambda e: encode_detail(e.detail),
+}
 
+ATTEMPT: Final[Mapping[str, Callable[[Attempt], object]]] = {
+    "number": lambda a: a.number,
+    "venue": lambda a: a.venue,
+    "pool": lambda a: a.pool,
+    "signature": lambda a: a.signature,
+    "blockhash": lambda a: a.blockhash,
+    "last_valid_block_height": lambda a: a.last_valid_block_height,
+    "min_amount_out": lambda a: a.min_amount_out,
+    "transaction": lambda a: a.transaction,
+    "resolution": lambda a: a.resolution.value if a.resolution else None,
+    "evidence": lambda a: encode(a.evidence) if a.evidence else None,
+}
 
-_KEY: Final = (("order_id", "uuid", None), ("sequence", "integer", None))
-_TIMES: Final = (("backoff", "interval", None), ("check_after", "interval", None))
-_MOVE: Final = (*_KEY, *_TIMES, *FACTS, *EVENT)
-_SIGNED: Final = (("order_id", "uuid", None), *ATTEMPT)
+REQUEST: Final[Mapping[str, Callable[[Order], object]]] = {
+    "order_id": lambda o: o.order_id,
+    "account": lambda o: o.account,
+    "client_order_id": lambda o: o.client_order_id,
+    "order_type": lambda o: o.request.order_type.value,
+    "token_in": lambda o: o.request.token_in,
+    "token_out": lambda o: o.request.token_out,
+    "amount_in": lambda o: o.request.amount_in,
+    "slippage_bps": lambda o: o.request.slippage_bps,
+    "requested_min_amount_out": lambda o: o.request.min_amount_out,
+    "venues": lambda o: o.request.venues,
+    "expire_time": lambda o: o.request.expire_time,
+}
 
 # Rule R7: nothing is signed once expire_time has passed, by the database's clock. And while
 # signing is halted the record may be behind the chain: nothing is signed, and nothing is said to
 # have ended without a swap.
 _GUARD: Final = """
-AND (m.type <> 'attempt_signed' OR o.expire_time IS NULL OR o.expire_time > now())
-AND (m.type <> 'attempt_signed' AND m.status NOT IN ('failed', 'cancelled', 'expired')
+AND (NOT m.signs OR o.expire_time IS NULL OR o.expire_time > now())
+AND (NOT m.signs AND m.status NOT IN ('failed', 'cancelled', 'expired')
      OR (SELECT signing_allowed()))
 """
 
+_POSITION: Final = "(SELECT event_position(pg_current_xact_id()))"
+
 # Each row is guarded by its own version; rows are locked in id order, so that two batches
-# never wait for each other in a circle. The event is written by the statement that moves.
+# never wait for each other in a circle. The events are written by the statement that moves.
 _SAVE: Final = f"""
-WITH move AS (SELECT * FROM {_unnest(1, "m", _MOVE)}),
+WITH move AS (SELECT * FROM unnest($1::order_move[])),
 locked AS MATERIALIZED (
     SELECT o.order_id FROM orders o JOIN move m USING (order_id)
      ORDER BY o.order_id FOR NO KEY UPDATE OF o
 ), moved AS (
     UPDATE orders o
        SET sequence = m.sequence, offers = 0, update_time = now(),
-           {", ".join(f"{name} = m.{name}" for name, _, _ in FACTS)},
+           {", ".join(f"{name} = m.{name}" for name in FACTS)},
            not_before = now() + m.backoff,
            next_check_at = CASE WHEN NOT m.settled
                                 THEN now() + coalesce(m.backoff, m.check_after) END,
-           complete_time = CASE WHEN m.status = ANY($%FINAL%::text[])
+           complete_time = CASE WHEN m.status = ANY($4::text[])
                                 THEN coalesce(o.complete_time, now()) END
       FROM move m, locked l
-     WHERE l.order_id = o.order_id AND m.order_id = o.order_id AND o.sequence = m.sequence - 1
+     WHERE l.order_id = o.order_id AND m.order_id = o.order_id AND o.sequence = m.replaces
        $%GUARD%
  RETURNING o.order_id, o.not_before, o.update_time, o.complete_time
 ), signed AS (
-    INSERT INTO attempts (order_id, sign_time, {_names(ATTEMPT)})
-    SELECT a.order_id, now(), {_names(ATTEMPT[:-1], "a.")}, a.evidence::jsonb
-      FROM {_unnest(1 + len(_MOVE), "a", _SIGNED)} JOIN moved USING (order_id)
+    INSERT INTO attempts (order_id, sign_time, {", ".join(ATTEMPT)})
+    SELECT a.order_id, now(), {", ".join(f"a.{name}" for name in [*ATTEMPT][:-1])},
+           a.evidence::jsonb
+      FROM unnest($2::signed_attempt[]) AS a JOIN moved USING (order_id)
         ON CONFLICT (order_id, number) DO UPDATE
        SET resolution = EXCLUDED.resolution, evidence = EXCLUDED.evidence
      WHERE attempts.resolution IS NULL
 ), logged AS (
-    INSERT INTO order_events
-           (order_id, sequence, type, previous_status, status, settled, time, detail)
-    SELECT m.order_id, m.sequence, m.type, m.previous_status, m.status, m.settled, now(),
-           m.detail::jsonb
-      FROM move m JOIN moved USING (order_id)
+    INSERT INTO order_events (position, time, {", ".join(STEP)})
+    SELECT {_POSITION}, now(), {", ".join(f"e.{name}" for name in [*STEP][:-1])}, e.detail::jsonb
+      FROM unnest($3::order_step[]) AS e JOIN moved USING (order_id)
 )
 SELECT order_id, not_before, update_time, complete_time FROM moved
-""".replace("$%FINAL%", f"${1 + len(_MOVE) + len(_SIGNED)}")
+"""
 SAVE: Final = _SAVE.replace("$%GUARD%", _GUARD)
 # The same for what has happened on the chain already, whatever may be signed now.
 ADOPT: Final = _SAVE.replace("$%GUARD%", "")
@@ -143,53 +149,60 @@ ADOPT: Final = _SAVE.replace("$%GUARD%", "")
 
 def written(batch: Sequence[Transition]) -> list[object]:
     """The arguments of SAVE and ADOPT."""
-    orders = [transition.order for transition in batch]
-    events = [transition.event for transition in batch]
-    signed = [
-        (event.order_id, attempt)
-        for event in events
-        if (attempt := event.detail.attempt) is not None
-    ]
+    events = [event for transition in batch for event in transition.events]
     return [
-        [order.order_id for order in orders],
-        [order.sequence for order in orders],
-        [order.backoff for order in orders],
-        [CHECK_AFTER.get(order.status) for order in orders],
-        *([value(order) for order in orders] for _, _, value in FACTS),
-        *([value(event) for event in events] for _, _, value in EVENT),
-        [order_id for order_id, _ in signed],
-        *([value(attempt) for _, attempt in signed] for _, _, value in ATTEMPT),
-        [status.value for status in FINAL],
+        _values(MOVE, batch),
+        [
+            (event.order_id, *(value(attempt) for value in ATTEMPT.values()))
+            for event in events
+            if (attempt := event.detail.attempt) is not None
+        ],
+        _values(STEP, events),
+        _FINAL,
     ]
 
 
-# The key by which its swap may be on the chain already.
-NEW: Final[Sequence[tuple[str, str, Callable[[Order], object]]]] = (
-    *REQUEST,
-    ("key_hash", "text", lambda o: o.key_hash),
-)
+_FINAL: Final = [status.value for status in FINAL]
+
+
+def _values(columns: Mapping[str, Callable[[Any], object]], items: Iterable[Any]) -> list[object]:
+    values = tuple(columns.values())
+    return [tuple([value(item) for value in values]) for item in items]
+
 
 ADD: Final = f"""
-WITH new AS (SELECT * FROM {_unnest(1, "n", NEW)}),
+WITH new AS (SELECT * FROM unnest($1::new_order[])),
 added AS (
-    INSERT INTO orders ({_names(REQUEST)}, status, sequence,
+    INSERT INTO orders ({", ".join(REQUEST)}, status, sequence,
                         next_check_at, create_time, update_time)
-    SELECT {_names(REQUEST[:-2])}, string_to_array(venues, ','), expire_time,
-           'pending', 1, now() + ${len(NEW) + 1}::interval, now(), now()
+    SELECT {", ".join(REQUEST)}, 'pending', 1, now() + $2::interval, now(), now()
       FROM new
      WHERE NOT EXISTS (SELECT FROM adopted_swaps s WHERE s.key_hash = new.key_hash)
         ON CONFLICT DO NOTHING
  RETURNING order_id, create_time
 ), logged AS (
-    INSERT INTO order_events (order_id, sequence, type, status, settled, time, detail)
-    SELECT order_id, 1, 'order_accepted', 'pending', false, create_time, '{{}}' FROM added
+    INSERT INTO order_events
+           (order_id, sequence, type, status, settled, time, detail, position)
+    SELECT order_id, 1, 'order_accepted', 'pending', false, create_time, '{{}}', {_POSITION}
+      FROM added
 )
 SELECT order_id, create_time FROM added
 """
 
+
+def new(orders: Sequence[Order], *, known: bool = False) -> list[object]:
+    """The arguments of ADD. A `known` swap's order is added all the same."""
+    rows = [
+        # The key by which its swap may be on the chain already.
+        (*(value(order) for value in REQUEST.values()), None if known else order.key_hash)
+        for order in orders
+    ]
+    return [rows, CHECK_AFTER[Status.PENDING]]
+
+
 _READ: Final = """
 SELECT o.*, clock_timestamp() AS read_time,
-       CASE WHEN o.status IN ('pending') THEN NULL ELSE
+       CASE WHEN o.retries = 0 AND o.status IN ('pending', 'routing', 'building') THEN NULL ELSE
        (SELECT array_agg(a ORDER BY a.number) FROM attempts a WHERE a.order_id = o.order_id)
        END AS attempts
   FROM orders o
@@ -222,6 +235,12 @@ SELECT e.* FROM unnest($1::uuid[], $2::integer[]) AS w (order_id, after)
 
 ADOPTED: Final = "SELECT * FROM adopted_swaps WHERE key_hash = $1 ORDER BY slot LIMIT 1"
 
+COUNT_WAITING: Final = """
+SELECT count(*) AS waiting
+  FROM (SELECT FROM orders
+         WHERE NOT settled AND status IN ('pending', 'routing', 'building') LIMIT $1) AS o
+"""
+
 # Rule R8: due orders are claimed by moving the time of their next look, each time further.
 _CLAIM: Final = """
 WITH due AS (
@@ -246,3 +265,50 @@ CLAIM_TO_SETTLE: Final = _CLAIM.format(statuses="'submitted', 'confirmed'")
 CHECK_AFTER_JSON: Final = msgspec.json.encode(
     {status: f"{delay.total_seconds()} s" for status, delay in CHECK_AFTER.items()}
 ).decode()
+
+# A copy of the database in another server counts its transactions anew; positions go on growing.
+GO_ON_IN_A_COPY: Final = """
+UPDATE event_log
+   SET home = signing_home(),
+       base = greatest(base, 1 - pg_current_xact_id()::text::bigint
+                               + (SELECT coalesce(max(position), 0) FROM order_events))
+ WHERE home IS DISTINCT FROM signing_home()
+"""
+# Everything with a position below this is there to be read; nothing below it is still to come.
+_COMPLETE: Final = "event_position(pg_snapshot_xmin(pg_current_snapshot()))"
+LOG_EXTENT: Final = f"""
+SELECT md5(home) AS home, oldest, {_COMPLETE} AS complete,
+       event_position(pg_snapshot_xmax(pg_current_snapshot())) AS "end"
+  FROM event_log
+"""
+LOG_ENTRIES: Final = f"""
+SELECT log.complete, e.order_id, e.sequence, e.settled, e.position
+  FROM (SELECT {_COMPLETE} AS complete) AS log
+  LEFT JOIN LATERAL (SELECT order_id, sequence, settled, position FROM order_events
+                      WHERE position >= $1 ORDER BY position, order_id, sequence LIMIT $2) AS e
+    ON true
+"""
+_LOGGED: Final = """
+SELECT e.*, o.account, o.client_order_id, o.token_in, o.token_out, o.amount_in
+  FROM order_events e JOIN orders o ON o.order_id = e.order_id
+"""
+LOG_PAGE: Final = (
+    _LOGGED
+    + """WHERE e.position >= $2 AND (e.position, e.order_id, e.sequence) > ($2, $3, $4)
+   AND o.account = $1 AND e.position < $5
+ ORDER BY e.position, e.order_id, e.sequence LIMIT $6"""
+)
+LOG_AFTER: Final = (
+    _LOGGED
+    + """JOIN unnest($1::uuid[], $2::integer[]) AS w (order_id, after)
+         ON e.order_id = w.order_id AND e.sequence > w.after
+ ORDER BY e.order_id, e.sequence LIMIT $3"""
+)
+OPEN: Final = (
+    _READ
+    + "WHERE NOT o.settled AND o.account = $1 AND o.order_id > $2 ORDER BY o.order_id LIMIT $3"
+)
+OPEN_SEQUENCES: Final = """
+SELECT order_id, sequence FROM orders
+ WHERE NOT settled AND order_id > $1 ORDER BY order_id LIMIT $2
+"""

@@ -58,6 +58,9 @@ class Added:
     event: OrderEvent | None
 
 
+Listener = Callable[[Sequence[Transition]], None]
+
+
 class Store:
     """Orders and their events. Every method raises StoreUnavailable when the database is away.
 
@@ -68,6 +71,7 @@ class Store:
     def __init__(self, pool: asyncpg.Pool, tokens: Tokens) -> None:
         self._pool = pool
         self.tokens = tokens
+        self._listeners: list[Listener] = []
         self._gets: Batcher[UUID, Order | None] = Batcher(
             self._get_rows, limit=BATCH_LIMIT, in_flight=READERS
         )
@@ -80,6 +84,10 @@ class Store:
             in_flight=WRITERS,
             key=lambda transition: transition.order.order_id,
         )
+
+    def on_commit(self, listener: Listener) -> None:
+        """Call `listener` with what each batch committed, before those who wait for it go on."""
+        self._listeners.append(listener)
 
     async def add(self, order: Order) -> Added:
         """Make a new order durable, or return the one that its client_order_id has already.
@@ -162,6 +170,12 @@ class Store:
         """Due orders with an attempt to follow; nobody else gets them for a while."""
         return await self._claim(statements.CLAIM_TO_SETTLE, limit, SETTLE_AT_LEAST_EVERY)
 
+    async def count_waiting(self, limit: int) -> int:
+        """How many orders nothing is signed for yet; counted no further than `limit`."""
+        [row] = await self._fetch(statements.COUNT_WAITING, limit)
+        waiting: int = row["waiting"]
+        return waiting
+
     async def close(self) -> None:
         """Answer what was submitted; the pool is its opener's to close."""
         await self._gets.close()
@@ -223,10 +237,7 @@ class Store:
         return results
 
     async def _add_rows(self, orders: Sequence[Order]) -> list[Added | BaseException]:
-        arrays = [[value(order) for order in orders] for _, _, value in statements.NEW]
-        inserted = await self._fetch(
-            statements.ADD, *arrays, statements.CHECK_AFTER[Status.PENDING]
-        )
+        inserted = await self._fetch(statements.ADD, *statements.new(orders))
         added = {row["order_id"]: row["create_time"] for row in inserted}
         losers = [order for order in orders if order.order_id not in added]
         earlier = {}
@@ -238,16 +249,19 @@ class Store:
             )
             earlier = {(row["account"], row["client_order_id"]): rows.order(row) for row in found}
         results: list[Added | BaseException] = []
+        committed = []
         for order in orders:
             time = added.get(order.order_id)
             if time is not None:
                 stored = replace(order, create_time=time, update_time=time, read_time=time)
                 event = replace(stored.accept().event, time=time)
                 results.append(Added(stored, event))
+                committed.append(Transition(stored, (event,)))
             elif (key := (order.account, order.client_order_id)) in earlier:
                 results.append(Added(earlier[key], None))
             else:
                 results.append(await self._recovered(order))
+        self._tell(committed)
         return results
 
     async def _recovered(self, order: Order) -> Added | BaseException:
@@ -261,7 +275,14 @@ class Store:
     async def _save_rows(self, batch: Sequence[Transition]) -> list[Transition | BaseException]:
         updated = await self._fetch(statements.SAVE, *statements.written(batch))
         moved = {row["order_id"]: row for row in updated}
-        return [_committed(transition, moved) for transition in batch]
+        results = [_committed(transition, moved) for transition in batch]
+        self._tell([result for result in results if isinstance(result, Transition)])
+        return results
+
+    def _tell(self, committed: Sequence[Transition]) -> None:
+        if committed:
+            for listener in self._listeners:
+                listener(committed)
 
 
 def _committed(
@@ -278,7 +299,7 @@ def _committed(
         complete_time=row["complete_time"],
         read_time=time,
     )
-    return Transition(order, replace(transition.event, time=time))
+    return Transition(order, tuple([replace(event, time=time) for event in transition.events]))
 
 
 # ── opening ───────────────────────────────────────────────────────────────────────────────────
@@ -297,7 +318,15 @@ async def open_store(dsn: str) -> AsyncIterator[Store]:
         max_size=CONNECTIONS,
         timeout=ACQUIRE_SECONDS,
         command_timeout=STATEMENT_SECONDS,
-        server_settings={"application_name": "order-execution-engine", "timezone": "UTC"},
+        server_settings={
+            "application_name": "order-execution-engine",
+            "timezone": "UTC",
+            # Planning a batch costs more than running it, and no plan here gets better by
+            # knowing the values. A plan made while a table was small must serve when it is large.
+            "plan_cache_mode": "force_generic_plan",
+            "enable_seqscan": "off",
+            "jit": "off",
+        },
     )
     async with pool:
         store = Store(pool, await _ready(pool))
@@ -333,5 +362,6 @@ async def _check(pool: asyncpg.Pool) -> Tokens:
                     f"PostgreSQL runs with {setting} = off and would lose accepted orders "
                     "in a power cut; switch it on"
                 )
+        await connection.execute(statements.GO_ON_IN_A_COPY)
         found = await connection.fetch("SELECT symbol, mint, decimals FROM tokens")
     return Tokens(Token(row["symbol"], row["mint"], row["decimals"]) for row in found)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 BUILD_SECONDS: Final = 3.0
 BATCH_LIMIT: Final = 200
 CALLS_IN_FLIGHT: Final = 32
+# Batches grow while a venue answers; one that takes its time holds up nobody for longer.
+PATIENCE_SECONDS: Final = 0.01
 
 # Refusals that time does not cure.
 PERMANENT: Final = frozenset(
@@ -59,10 +61,16 @@ class VenueClient:
         self._name = name
         self._stub: VenueServiceAsyncStub = VenueServiceStub(channel)
         self._quotes: Batcher[tuple[pb.QuoteQuery, float], pb.Quote] = Batcher(
-            self._quote_batch, limit=BATCH_LIMIT, in_flight=CALLS_IN_FLIGHT
+            self._quote_batch,
+            limit=BATCH_LIMIT,
+            in_flight=CALLS_IN_FLIGHT,
+            patience_seconds=PATIENCE_SECONDS,
         )
         self._builds: Batcher[pb.SwapOrder, list[Instruction]] = Batcher(
-            self._build_batch, limit=BATCH_LIMIT, in_flight=CALLS_IN_FLIGHT
+            self._build_batch,
+            limit=BATCH_LIMIT,
+            in_flight=CALLS_IN_FLIGHT,
+            patience_seconds=PATIENCE_SECONDS,
         )
 
     async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -22,6 +23,9 @@ _ORDER_TYPE: Final = {t: pb.OrderType.Value(f"ORDER_TYPE_{t.name}") for t in dom
 _RESOLUTION: Final = {
     r: pb.AttemptResolution.Value(f"ATTEMPT_RESOLUTION_{r.name}") for r in Resolution
 }
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# NATS takes messages of up to a MiB.
+_BATCH_BYTES: Final = 256 * 1024
 FINAL: Final = frozenset(STATUS[status] for status in lifecycle.FINAL)
 
 
@@ -85,6 +89,9 @@ def event(order: Order, event: OrderEvent, tokens: Tokens) -> pb.OrderEvent:
         settled=event.settled,
         event_time=timestamp(event.time),
         error=order_error(detail.failure),
+        token_in=token_in.symbol,
+        token_out=token_out.symbol,
+        venue=event.venue or "",
     )
     if event.previous_status is not None:
         message.previous_status = STATUS[event.previous_status]
@@ -108,6 +115,30 @@ def event(order: Order, event: OrderEvent, tokens: Tokens) -> pb.OrderEvent:
             )
         )
     return message
+
+
+def batches(events: Sequence[bytes]) -> Iterator[bytes]:
+    """Encoded events as OrderEvents messages, encoded, none much larger than 256 KiB.
+
+    A repeated field's items stand one after the other, each behind its tag and its length.
+    """
+    framed = bytearray()
+    for event in events:
+        framed += b"\n" + _varint(len(event)) + event
+        if len(framed) >= _BATCH_BYTES:
+            yield bytes(framed)
+            framed.clear()
+    if framed:
+        yield bytes(framed)
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def route(
@@ -170,9 +201,8 @@ def timestamp(time: datetime | None) -> Timestamp | None:
     """A protobuf timestamp, or None."""
     if time is None:
         return None
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message
+    since = time - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def moment(message: Timestamp) -> datetime:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
@@ -14,14 +13,15 @@ from solders.pubkey import Pubkey
 from engine.chain import Chain
 from engine.errors import Overloaded, Refused, StaleOrder, Unanswered
 from engine.lifecycle import Status
-from engine.order import Attempt, Failure, Order
+from engine.order import Attempt, Failure, Order, Transition
 from engine.programs import PROGRAM_OF_VENUE, SwapTerms
-from engine.relay import Relay
+from engine.relay import Begun, Relay
 from engine.signing import Signing
 from engine.store import Store
 from engine.v1 import venue_pb2
 from engine.venue import Venue
 from executor_svc import transaction
+from executor_svc.blockhash import RecentBlockhash
 
 logger = structlog.get_logger()
 
@@ -44,6 +44,7 @@ class Executor:
         self._relay = relay
         self._venues = venues
         self._chain = chain
+        self._blockhash = RecentBlockhash(chain)
         self._wallet = wallet
         self.wallet = str(wallet.pubkey())
         # Orders signed here, by signature, until they are settled: the chain's hints name
@@ -63,29 +64,19 @@ class Executor:
             await self._relay.commit(order.expire())
             return
         if order.route is None:
-            await self._relay.offer(order)
+            await self._relay.offer([order])
             return
         # Building changes nothing, so it need not wait for the commit that says we build.
-        building, attempt = await asyncio.gather(
-            self._building(order), self._attempt(order), return_exceptions=True
-        )
-        if isinstance(building, BaseException):
-            raise building
-        if isinstance(attempt, Refused):
-            failure = Failure(attempt.reason, str(attempt))
-            await self._relay.commit(
-                building.fail(failure) if attempt.permanent else building.retry_or_fail(failure)
-            )
+        if order.status is Status.ROUTING:
+            begun, attempt = await self._relay.during(order.start_building(), self._tried(order))
+        else:
+            begun, attempt = Begun(order, None), await self._tried(order)
+        if not isinstance(attempt, Attempt):
+            await self._relay.commit(begun.then(_failed(begun.order, attempt)))
             return
-        if isinstance(attempt, Unanswered):
-            failure = Failure("CHAIN_UNAVAILABLE", str(attempt))
-            await self._relay.commit(building.retry_or_fail(failure))
-            return
-        if isinstance(attempt, BaseException):
-            raise attempt
         # R1: on record before the first byte leaves. R2: whoever loses here has no attempt.
         try:
-            signed = await self._relay.commit(building.sign(attempt))
+            signed = await self._relay.commit(begun.then(begun.order.sign(attempt)))
         except StaleOrder:
             why = await self._signing.why_halted()
             if why is not None:
@@ -105,10 +96,11 @@ class Executor:
         except (Overloaded, Refused, Unanswered) as error:
             logger.debug("sending gave no acceptance", signature=attempt.signature, why=str(error))
 
-    async def _building(self, order: Order) -> Order:
-        if order.status is Status.ROUTING:
-            return await self._relay.commit(order.start_building())
-        return order
+    async def _tried(self, order: Order) -> Attempt | Refused | Unanswered:
+        try:
+            return await self._attempt(order)
+        except (Refused, Unanswered) as error:
+            return error
 
     async def _attempt(self, order: Order) -> Attempt:
         """A signed transaction for the order's route, not on record yet and not sent.
@@ -142,11 +134,15 @@ class Executor:
             )
         )
         number = order.next_number
-        blockhash = await self._chain.latest_blockhash()
+        blockhash = await self._blockhash.get()
         message = transaction.compose(
             terms, instructions, transaction.memo_text(order, number), blockhash.blockhash
         )
-        await self._chain.simulate(transaction.unsigned(message))
+        try:
+            await self._chain.simulate(transaction.unsigned(message))
+        except Refused:
+            self._blockhash.forget()
+            raise
         signature, signed = transaction.sign(message, self._wallet)
         return Attempt(
             number=number,
@@ -158,3 +154,10 @@ class Executor:
             min_amount_out=floor,
             transaction=signed,
         )
+
+
+def _failed(order: Order, error: Refused | Unanswered) -> Transition:
+    if isinstance(error, Unanswered):
+        return order.retry_or_fail(Failure("CHAIN_UNAVAILABLE", str(error)))
+    failure = Failure(error.reason, str(error))
+    return order.fail(failure) if error.permanent else order.retry_or_fail(failure)

@@ -22,6 +22,8 @@ logger = structlog.get_logger()
 TICK_SECONDS: Final = 0.05
 CLAIM_LIMIT: Final = 500
 LISTEN_AGAIN_SECONDS: Final = 0.5
+# Nothing has expired as far as anybody looked.
+NOT_ASKED: Final = HeightReading(0, 0)
 
 
 class Settlement:
@@ -79,7 +81,7 @@ class Settlement:
             self._hint.clear()
             hinted, self._hinted = self._hinted, set()
             try:
-                await self.settle([signed[s] for s in hinted if s in signed])
+                await self.settle_landed([signed[s] for s in hinted if s in signed])
             except (StoreUnavailable, Unanswered) as error:
                 logger.debug("hints are left to the next look", error=str(error))
 
@@ -94,42 +96,58 @@ class Settlement:
         # R4: first the height, then the statuses.
         height = await self._chain.finalized_height()
         statuses = await self._chain.statuses([attempt.signature for _, attempt in followed])
-        verdicts = [
-            judge(
-                attempt.last_valid_block_height,
-                order.fill.slot if order.fill else None,
-                height,
-                status,
-                self._confirm_at,
-            )
-            for (order, attempt), status in zip(followed, statuses, strict=True)
-        ]
         landed = [
             attempt.signature
-            for (_, attempt), verdict in zip(followed, verdicts, strict=True)
-            if verdict in (Verdict.CONFIRM, Verdict.FINALIZE)
+            for (order, attempt), status in zip(followed, statuses, strict=True)
+            if self._judge(order, attempt, height, status) in (Verdict.CONFIRM, Verdict.FINALIZE)
         ]
         records = dict(
             zip(landed, await self._chain.transactions(landed) if landed else (), strict=True)
         )
         await asyncio.gather(
             *(
-                self._act(order, attempt, verdict, height, status, records.get(attempt.signature))
-                for (order, attempt), verdict, status in zip(
-                    followed, verdicts, statuses, strict=True
-                )
+                self._act(order, attempt, height, status, records.get(attempt.signature))
+                for (order, attempt), status in zip(followed, statuses, strict=True)
             )
+        )
+
+    async def settle_landed(self, orders: Sequence[Order]) -> None:
+        """As `settle`, but only of those whose transactions a node shows: in one reading.
+
+        An absence says nothing here, so no height is asked for.
+        """
+        followed = [(o, a) for o in orders if (a := o.live_attempt) is not None]
+        if not followed:
+            return
+        records = await self._chain.transactions([attempt.signature for _, attempt in followed])
+        await asyncio.gather(
+            *(
+                self._act(order, attempt, NOT_ASKED, record.status, record)
+                for (order, attempt), record in zip(followed, records, strict=True)
+                if record is not None
+            )
+        )
+
+    def _judge(
+        self, order: Order, attempt: Attempt, height: HeightReading, status: StatusReading
+    ) -> Verdict:
+        return judge(
+            attempt.last_valid_block_height,
+            order.fill.slot if order.fill else None,
+            height,
+            status,
+            self._confirm_at,
         )
 
     async def _act(
         self,
         order: Order,
         attempt: Attempt,
-        verdict: Verdict,
         height: HeightReading,
         status: StatusReading,
         record: TransactionReading | None,
     ) -> None:
+        verdict = self._judge(order, attempt, height, status)
         if verdict is Verdict.RESEND:
             # After a cancel the bytes are not pushed any more; they may land all the same.
             if not order.cancel_requested:
@@ -162,7 +180,15 @@ class Settlement:
         match verdict:
             case Verdict.CONFIRM:
                 fill = _fill(order, attempt, self._executor.wallet, status, record)
-                return None if fill is None else order.confirm(fill)
+                if fill is None:
+                    return None
+                confirmed = order.confirm(fill)
+                # What is final at first sight is settled with the same commit.
+                verdict = self._judge(confirmed.order, attempt, height, status)
+                if verdict is not Verdict.FINALIZE:
+                    return confirmed
+                final = self._conclude(confirmed.order, attempt, verdict, height, status, record)
+                return confirmed if final is None else confirmed.then(final)
             case Verdict.FINALIZE:
                 if record is None or record.commitment is not Commitment.FINALIZED:
                     return None

@@ -11,6 +11,11 @@ from engine.rpc import serving
 from engine.store import open_store
 from engine.v1 import orders_pb2_grpc
 from engine.venue import open_venues
+from gateway.acceptance import Acceptance
+from gateway.admission import Admission
+from gateway.announcements import Announcements
+from gateway.log_watch import LogTail
+from gateway.routes import Routes
 from gateway.service import OrderService
 from gateway.settings import Settings
 from gateway.watch import WatchHub
@@ -23,19 +28,26 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         open_bus(settings.nats_url.get_secret_value(), "gateway") as bus,
         open_venues(settings.venues) as venues,
     ):
+        relay = Relay(store, bus)
+        announcements = Announcements(bus)
         hub = WatchHub(
             store,
             bus,
+            announcements,
             recheck_seconds=settings.recheck_seconds,
             max_watches=settings.max_watches,
         )
-        service = OrderService(
-            store,
-            Relay(store, bus),
-            hub,
-            venues,
-            quote_timeout_seconds=settings.quote_timeout_seconds,
-        )
+        tail = LogTail(store, announcements)
+        admission = Admission(store, settings.max_waiting_orders)
+        routes = Routes(venues, settings.quote_timeout_seconds)
+        acceptance = Acceptance(store, admission, routes, venues)
+        service = OrderService(store, relay, acceptance, hub, tail, routes, venues)
+
+        def drain() -> None:
+            acceptance.drain()
+            hub.drain()
+            tail.drain()
+
         async with serving(
             settings.listen_address,
             {
@@ -44,9 +56,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 )
             },
             grace_seconds=settings.drain_seconds,
-            on_drain=hub.drain,
+            on_drain=drain,
         ):
-            await runtime.run_until(stop, hub.follow())
+            await runtime.run_until(stop, hub.follow(), tail.follow(), admission.follow())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -41,6 +41,43 @@ class Fields:
         """Raise InvalidRequest if anything was noted."""
         if self._violations:
             raise InvalidRequest(self._violations)
+
+    def token(self, field: str, name: str, tokens: Tokens) -> Token | None:
+        """The token of that name."""
+        token = tokens.find(name)
+        if not name:
+            self.wrong(field, "is missing: name a token by symbol or mint address")
+        elif token is None:
+            known = ", ".join(token.symbol for token in tokens.all)
+            self.wrong(field, f"{_shown(name)} is not a known token: choose from {known}")
+        return token
+
+    def statuses(self, numbers: Iterable[pb.OrderStatus.ValueType]) -> tuple[Status, ...]:
+        """The statuses of these numbers, each once."""
+        # A message has room for millions of repetitions.
+        distinct = dict.fromkeys(numbers)
+        unknown = [number for number in distinct if number not in wire.STATUS_OF]
+        if unknown:
+            self.wrong("statuses", f"{unknown[0]} is not a status an order can have")
+            return ()
+        return tuple(wire.STATUS_OF[number] for number in distinct)
+
+    def venues(self, field: str, names: Sequence[str], venues: Collection[str]) -> None:
+        """Note names that no venue has."""
+        unknown = [name for name in names if name not in venues]
+        if unknown:
+            known = ", ".join(sorted(venues))
+            self.wrong(field, f"{_shown(', '.join(unknown))} is not known: choose from {known}")
+
+    def heartbeat_seconds(self, message: Any) -> float:
+        """How long a watch may be silent."""
+        if not message.HasField("heartbeat_interval"):
+            return HEARTBEAT_SECONDS
+        interval = message.heartbeat_interval
+        seconds: float = interval.seconds + interval.nanos / 1e9
+        if not MIN_HEARTBEAT_SECONDS <= seconds <= MAX_HEARTBEAT_SECONDS:
+            self.wrong("heartbeat_interval", f"{seconds:g}s must be 1s to 60s")
+        return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +136,7 @@ def watch(message: pb.WatchOrderRequest) -> tuple[OrderId, float]:
     """Which order to watch, and how long that may be silent, in seconds; raises InvalidRequest."""
     fields = Fields()
     found = _order_id(fields, message)
-    heartbeat_seconds = _heartbeat_seconds(fields, message)
+    heartbeat_seconds = fields.heartbeat_seconds(message)
     fields.check()
     return found, heartbeat_seconds
 
@@ -151,12 +188,8 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
             before = wire.order_id(asked.token)
         except ValueError:
             fields.wrong("page_token", _page_token_violation(message.page_token))
-    # A message has room for millions of repetitions.
-    statuses = dict.fromkeys(message.statuses)
-    unknown = [number for number in statuses if number not in wire.STATUS_OF]
-    if unknown:
-        fields.wrong("statuses", f"{unknown[0]} is not a status an order can have")
-    token = _token(fields, "token", message.token, tokens) if message.token else None
+    statuses = fields.statuses(message.statuses)
+    token = fields.token("token", message.token, tokens) if message.token else None
     if not message.venue.isprintable():  # PostgreSQL has no text with a zero byte
         fields.wrong("venue", f"{_shown(message.venue)} is not a venue's name")
     times = {
@@ -167,7 +200,7 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
     return OrdersFilter(
         asked,
         before,
-        tuple(wire.STATUS_OF[number] for number in statuses),
+        statuses,
         None if token is None else token.mint,
         message.venue or None,
         **times,
@@ -196,16 +229,6 @@ def _order_id(fields: Fields, message: Any) -> OrderId:
         case _:
             fields.wrong("order_id", "is missing: set order_id or client_order_id")
     return found
-
-
-def _heartbeat_seconds(fields: Fields, message: pb.WatchOrderRequest) -> float:
-    if not message.HasField("heartbeat_interval"):
-        return HEARTBEAT_SECONDS
-    interval = message.heartbeat_interval
-    seconds = interval.seconds + interval.nanos / 1e9
-    if not MIN_HEARTBEAT_SECONDS <= seconds <= MAX_HEARTBEAT_SECONDS:
-        fields.wrong("heartbeat_interval", f"{seconds:g}s must be 1s to 60s")
-    return seconds
 
 
 def _page(fields: Fields, message: Any) -> Page:
@@ -239,8 +262,8 @@ def _swap(
     venues: Collection[str],
     expire_time: datetime | None,
 ) -> OrderRequest:
-    token_in = _token(fields, "token_in", message.token_in, tokens)
-    token_out = _token(fields, "token_out", message.token_out, tokens)
+    token_in = fields.token("token_in", message.token_in, tokens)
+    token_out = fields.token("token_out", message.token_out, tokens)
     if token_in is not None and token_in == token_out:
         fields.wrong("token_out", f"{token_out.symbol} is also token_in: name another token")
     amount_in = _amount(fields, "amount_in", message.amount_in, token_in, tokens)
@@ -257,10 +280,7 @@ def _swap(
     slippage_bps = message.slippage_bps if message.HasField("slippage_bps") else None
     if slippage_bps is not None and slippage_bps > MAX_SLIPPAGE_BPS:
         fields.wrong("slippage_bps", f"{slippage_bps} must be 0 to {MAX_SLIPPAGE_BPS} basis points")
-    unknown = [name for name in message.venues if name not in venues]
-    if unknown:
-        known = ", ".join(sorted(venues))
-        fields.wrong("venues", f"{_shown(', '.join(unknown))} is not known: choose from {known}")
+    fields.venues("venues", message.venues, venues)
     fields.check()
     assert token_in is not None
     assert token_out is not None
@@ -275,16 +295,6 @@ def _swap(
         venues=tuple(sorted(set(message.venues))),
         expire_time=expire_time,
     )
-
-
-def _token(fields: Fields, field: str, name: str, tokens: Tokens) -> Token | None:
-    token = tokens.find(name)
-    if not name:
-        fields.wrong(field, "is missing: name a token by symbol or mint address")
-    elif token is None:
-        known = ", ".join(token.symbol for token in tokens.all)
-        fields.wrong(field, f"{_shown(name)} is not a known token: choose from {known}")
-    return token
 
 
 def _amount(fields: Fields, field: str, text: str, token: Token | None, tokens: Tokens) -> int:

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Final
 
-import uuid_utils.compat
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine import wire
-from engine.errors import (
-    ClientOrderIdReused,
-    FutureSequence,
-    InvalidRequest,
-    NoRoute,
-    OrderNotFound,
-    Overloaded,
-    StaleOrder,
-    Violation,
-)
+from engine.errors import FutureSequence, OrderNotFound, Overloaded, StaleOrder
 from engine.lifecycle import FINAL, UNSIGNED, Status
-from engine.order import Order, OrderRequest, RouteDecision, first_difference
+from engine.order import Order
 from engine.relay import Relay
-from engine.routing import NoOffer, choose
-from engine.store import Added, Store
+from engine.store import Store
 from engine.v1 import orders_pb2 as pb
 from engine.v1 import orders_pb2_grpc
-from engine.venue import Venue, gather_quotes
-from gateway import requests
+from gateway import requests, selection
+from gateway.acceptance import Acceptance
+from gateway.log_watch import LogTail, Reader
 from gateway.requests import OrderId
+from gateway.routes import Routes
 from gateway.watch import WatchHub
 
 # Before there are accounts, everything belongs to this one.
 ACCOUNT: Final = "default"
 # A cancel that loses a race reads again; an order has only so many steps.
 CANCEL_TRIES: Final = 20
+# In the initial metadata of WatchOrders: where it begins.
+RESUME_TOKEN: Final = "resume-token"
 
 
 class OrderService(orders_pb2_grpc.OrderServiceServicer):
@@ -46,33 +37,30 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self,
         store: Store,
         relay: Relay,
+        acceptance: Acceptance,
         hub: WatchHub,
-        venues: Mapping[str, Venue],
-        *,
-        quote_timeout_seconds: float,
+        tail: LogTail,
+        routes: Routes,
+        venues: Collection[str],
     ) -> None:
         self._store = store
         self._relay = relay
+        self._acceptance = acceptance
         self._hub = hub
+        self._tail = tail
+        self._routes = routes
         self._venues = venues
-        self._quote_timeout_seconds = quote_timeout_seconds
-        self._after_answer: set[asyncio.Task[None]] = set()
 
     async def SubmitOrder(
         self, request: pb.SubmitOrderRequest, context: Any
     ) -> pb.SubmitOrderResponse:
-        key, wanted = requests.submit(request, self._store.tokens, self._venues)
-        order = Order(uuid_utils.compat.uuid7(), ACCOUNT, key, wanted)
-        if request.validate_only:
-            await self._check(order)
-            return pb.SubmitOrderResponse(order=self._order(order))
-        added = await self._add(order)
-        if added.event is not None:
-            self._later(self._relay.announce(added.order, added.event))
-            self._later(self._relay.offer(added.order))
-            return pb.SubmitOrderResponse(order=self._order(added.order))
-        _require_same(added.order, wanted)
-        return pb.SubmitOrderResponse(order=self._order(added.order), duplicate=True)
+        return await self._acceptance.accept(request, ACCOUNT)
+
+    async def SubmitOrders(
+        self, request_iterator: AsyncIterator[pb.SubmitOrdersRequest], context: Any
+    ) -> AsyncIterator[pb.SubmitOrdersResponse]:
+        async for response in self._acceptance.accept_each(request_iterator, ACCOUNT):
+            yield response
 
     async def WatchOrder(
         self, request: pb.WatchOrderRequest, context: Any
@@ -108,6 +96,29 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                 latest = max(order.sequence, watch.last)
                 if delivered == latest and ends(event.status, event.settled):
                     return
+
+    async def WatchOrders(
+        self, request: pb.WatchOrdersRequest, context: Any
+    ) -> AsyncIterator[pb.WatchOrdersResponse]:
+        asked = selection.watch_orders(request, ACCOUNT, self._store.tokens, self._venues)
+        async with self._tail.read(asked.selection) as reader:
+            # From here on nothing is missed, even if no message ever arrives.
+            since = asked.since or reader.place
+            await context.send_initial_metadata(((RESUME_TOKEN, selection.resume_token(since)),))
+            if asked.since is not None:
+                async for events in self._tail.replay(reader, asked.since):
+                    yield _happened(events, reader)
+            if asked.snapshot:
+                async for orders in self._tail.snapshot(reader):
+                    shown = [self._order(order) for order in orders]
+                    kept = [order for order in shown if asked.selection.has(order)]
+                    yield pb.WatchOrdersResponse(snapshot=pb.OrdersSnapshot(orders=kept))
+                yield pb.WatchOrdersResponse(
+                    snapshot=pb.OrdersSnapshot(complete=True),
+                    resume_token=selection.resume_token(reader.place),
+                )
+            while True:
+                yield _happened(await reader.next(asked.heartbeat_seconds, self._tail), reader)
 
     async def GetOrder(self, request: pb.GetOrderRequest, context: Any) -> pb.GetOrderResponse:
         return pb.GetOrderResponse(order=self._order(await self._find(requests.order_id(request))))
@@ -166,7 +177,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self, request: pb.PreviewOrderRequest, context: Any
     ) -> pb.PreviewOrderResponse:
         wanted = requests.preview(request, self._store.tokens, self._venues)
-        decision = await self._route(wanted)
+        decision = await self._routes.preview(wanted)
         tokens = self._store.tokens
         return pb.PreviewOrderResponse(
             route=wire.route(
@@ -212,33 +223,6 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             )
         raise Overloaded("the order moves on faster than it can be cancelled; try again")
 
-    async def _add(self, order: Order) -> Added:
-        """Store the order, unless it is new and already past its expire_time."""
-        try:
-            _require_future(order.request)
-        except InvalidRequest:
-            # A repeated request is answered as the first was, however late it is repeated.
-            earlier = await self._earlier(order) or await self._store.recover(order)
-            if earlier is None:
-                raise
-            return Added(earlier, None)
-        return await self._store.add(order)
-
-    async def _check(self, order: Order) -> None:
-        """Raise what adding the order would, or NoRoute; stores nothing."""
-        earlier = await self._earlier(order)
-        if earlier is None:
-            _require_future(order.request)
-        else:
-            _require_same(earlier, order.request)
-        await self._route(order.request)
-
-    async def _earlier(self, order: Order) -> Order | None:
-        """The order that has this order's key already, or None."""
-        if order.client_order_id is None:
-            return None
-        return await self._store.get_by_client_order_id(order.account, order.client_order_id)
-
     async def _find(self, asked: OrderId) -> Order:
         if asked.order_id is not None:
             order = await self._store.get(asked.order_id)
@@ -252,45 +236,17 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             raise OrderNotFound(f"there is no order with {field} {value}", **name)
         return order
 
-    async def _route(self, wanted: OrderRequest) -> RouteDecision:
-        """The route an order would take now; raises NoRoute when it could never take any."""
-        quotes = await gather_quotes(self._venues, wanted, "preview", self._quote_timeout_seconds)
-        decision = choose(wanted, None, quotes)
-        if not isinstance(decision, NoOffer):
-            return decision
-        if decision.permanent:
-            raise NoRoute(
-                decision.failure.message,
-                **{q.venue: q.refusal.message for q in decision.decision.quotes if q.refusal},
-            )
-        return decision.decision
-
     def _order(self, order: Order) -> pb.Order:
         return wire.order(order, self._store.tokens)
 
-    def _later(self, step: Coroutine[Any, Any, None]) -> None:
-        """Do what the client need not wait for; losing it costs a moment, never an order."""
-        task = asyncio.create_task(step)
-        self._after_answer.add(task)
-        task.add_done_callback(self._after_answer.discard)
 
-
-def _require_future(wanted: OrderRequest) -> None:
-    if wanted.expire_time is not None and wanted.expire_time <= datetime.now(UTC):
-        raise InvalidRequest(
-            [Violation("expire_time", f"{wanted.expire_time:%Y-%m-%dT%H:%M:%SZ} has passed")]
-        )
-
-
-def _require_same(earlier: Order, wanted: OrderRequest) -> None:
-    difference = first_difference(earlier.request, wanted)
-    if difference is not None:
-        raise ClientOrderIdReused(
-            f"client_order_id {earlier.client_order_id} belongs to order {earlier.order_id}, "
-            f"whose {difference} differs; use a new key for a new order",
-            order_id=str(earlier.order_id),
-            first_difference=difference,
-        )
+def _happened(events: Sequence[pb.OrderEvent], reader: Reader) -> pb.WatchOrdersResponse:
+    token = selection.resume_token(reader.place)
+    if events:
+        return pb.WatchOrdersResponse(events=pb.OrderEvents(events=events), resume_token=token)
+    now = Timestamp()
+    now.GetCurrentTime()
+    return pb.WatchOrdersResponse(heartbeat=pb.OrdersHeartbeat(server_time=now), resume_token=token)
 
 
 def _final(status: int, settled: bool) -> bool:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from itertools import chain
 from typing import Final
 from uuid import UUID
 
 import structlog
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from engine import wire
-from engine.bus import ABSENT, Bus, status_subject
+from engine.bus import Bus
 from engine.errors import Overloaded, RequestError, ShuttingDown, SlowConsumer, StoreUnavailable
 from engine.order import Order
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
+from gateway.announcements import Announcements
 
 logger = structlog.get_logger()
 
@@ -30,7 +29,6 @@ READ_WATCHES: Final = 500
 READ_EVENTS: Final = 5000
 # Interest in a subject takes a moment to spread through a cluster of NATS servers.
 SECOND_LOOK_SECONDS: Final = 0.25
-CLOSE_SECONDS: Final = 2.0
 
 
 class Watch:
@@ -84,15 +82,6 @@ class Watch:
         self._wake.set()
 
 
-class Topic:
-    """The watches of one order, and the one subscription they share."""
-
-    def __init__(self) -> None:
-        self.watches: set[Watch] = set()
-        self.subscription: Subscription | None = None
-        self.subscribing = False
-
-
 class WatchHub:
     """All watches of this gateway.
 
@@ -102,17 +91,27 @@ class WatchHub:
     can be lost without leaving a gap.
     """
 
-    def __init__(self, store: Store, bus: Bus, *, recheck_seconds: float, max_watches: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        announcements: Announcements,
+        *,
+        recheck_seconds: float,
+        max_watches: int,
+    ) -> None:
         self._store = store
-        self._bus = bus
+        self._announcements = announcements
         self._recheck_seconds = recheck_seconds
         self._max_watches = max_watches
         self._count = 0
-        self._topics: dict[UUID, Topic] = {}
+        # By order, named as events name it.
+        self._watches: dict[str, set[Watch]] = {}
         self._behind: set[Watch] = set()
         self._wake = asyncio.Event()
         self._draining = False
         self._recheck_at = 0.0
+        self._listening_since = 0.0
         bus.on_connect(self._recheck_now)
 
     @asynccontextmanager
@@ -125,28 +124,30 @@ class WatchHub:
         watch = Watch(order, after_sequence)
         if self._draining:
             watch.end(_shutting_down())
-        topic = self._topics.setdefault(order.order_id, Topic())
-        topic.watches.add(watch)
+        order_id = str(order.order_id)
+        self._watches.setdefault(order_id, set()).add(watch)
         self._count += 1
         try:
-            await self._subscribe(order.order_id, topic)
-            self._mark([watch])
-            asyncio.get_running_loop().call_later(SECOND_LOOK_SECONDS, self._mark, [watch])
+            if self._count == 1:
+                self._listening_since = asyncio.get_running_loop().time()
+                await self._announcements.join(self._hear)
+            self._look_soon(watch)
             yield watch
         finally:
             self._count -= 1
-            topic.watches.discard(watch)
             self._behind.discard(watch)
-            if not topic.watches and self._topics.get(order.order_id) is topic:
-                del self._topics[order.order_id]
-                await _unsubscribe(topic)
+            watches = self._watches[order_id]
+            watches.discard(watch)
+            if not watches:
+                del self._watches[order_id]
+            if not self._count:
+                await self._announcements.leave(self._hear)
 
     def drain(self) -> None:
         """End every watch, now and from now on, so that its reader resumes elsewhere."""
         self._draining = True
-        for topic in self._topics.values():
-            for watch in topic.watches:
-                watch.end(_shutting_down())
+        for watch in chain.from_iterable(self._watches.values()):
+            watch.end(_shutting_down())
 
     async def follow(self) -> None:
         """Read the database for watches that are behind, until cancelled."""
@@ -157,8 +158,8 @@ class WatchHub:
             self._wake.clear()
             if loop.time() >= self._recheck_at:
                 self._recheck_at = loop.time() + self._recheck_seconds * random.uniform(0.8, 1.2)
-                self._all_behind()
-                await self._subscribe_missing()
+                self._mark(chain.from_iterable(self._watches.values()))
+                await self._announcements.ensure()
             try:
                 await self._catch_up()
             except StoreUnavailable:
@@ -189,55 +190,33 @@ class WatchHub:
             if len(events) == READ_EVENTS:
                 self._mark(batch)
 
-    async def _receive(self, order_id: UUID, message: Msg) -> None:
-        topic = self._topics.get(order_id)
-        if topic is None:
-            return
-        event = pb.OrderEvent.FromString(message.data)
-        self._mark(watch for watch in topic.watches if not watch.take(event))
+    def _hear(self, events: Iterable[pb.OrderEvent]) -> None:
+        for event in events:
+            watches = self._watches.get(event.order_id)
+            if watches:
+                self._mark([watch for watch in watches if not watch.take(event)])
 
-    async def _subscribe(self, order_id: UUID, topic: Topic) -> None:
-        if topic.subscription is not None or topic.subscribing:
-            return
-        topic.subscribing = True
-        try:
-            topic.subscription = await self._bus.subscribe(
-                status_subject(order_id), partial(self._receive, order_id)
-            )
-        finally:
-            topic.subscribing = False
-        if self._topics.get(order_id) is not topic:  # its last watch left meanwhile
-            await _unsubscribe(topic)
-
-    async def _subscribe_missing(self) -> None:
-        for order_id, topic in list(self._topics.items()):
-            await self._subscribe(order_id, topic)
+    def _look_soon(self, watch: Watch) -> None:
+        """Read what happened before the watch was heard for."""
+        self._mark([watch])
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._listening_since < SECOND_LOOK_SECONDS:
+            loop.call_later(SECOND_LOOK_SECONDS, self._mark, [watch])
 
     def _recheck_now(self) -> None:
         # NATS is back: subscriptions may be missing, and messages were.
         self._recheck_at = 0.0
         self._wake.set()
 
-    def _all_behind(self) -> None:
-        self._mark(watch for topic in self._topics.values() for watch in topic.watches)
-
     def _mark(self, watches: Iterable[Watch]) -> None:
-        following = [w for w in watches if not w.ended and w in self._watches_of(w.order.order_id)]
+        following = [w for w in watches if not w.ended and w in self._watches_of(w)]
         if following:
             self._behind.update(following)
             self._wake.set()
 
-    def _watches_of(self, order_id: UUID) -> set[Watch]:
-        topic = self._topics.get(order_id)
-        return topic.watches if topic else set()
+    def _watches_of(self, watch: Watch) -> Collection[Watch]:
+        return self._watches.get(str(watch.order.order_id), ())
 
 
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown("this gateway is stopping; resume with after_sequence")
-
-
-async def _unsubscribe(topic: Topic) -> None:
-    subscription, topic.subscription = topic.subscription, None
-    if subscription is not None:
-        with suppress(*ABSENT):
-            await asyncio.wait_for(subscription.unsubscribe(), CLOSE_SECONDS)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from engine.lifecycle import Status
-from engine.order import Order
-from engine.relay import Relay
+from engine.order import Order, Transition, VenueQuote
+from engine.relay import Begun, Relay
 from engine.routing import NoOffer, choose
 from engine.store import Store
 from engine.venue import Venue, gather_quotes
@@ -44,22 +43,23 @@ class Router:
             await self._relay.commit(order.expire())
             return
         if order.route is not None:
-            await self._relay.offer(order)
+            await self._relay.offer([order])
             return
         # Quotes change nothing, so they need not wait for the commit that says we ask for them.
-        started, quotes = await asyncio.gather(
-            self._started(order),
-            gather_quotes(self._venues, order.request, str(order_id), self._quote_timeout_seconds),
+        quoting = gather_quotes(
+            self._venues, order.request, str(order_id), self._quote_timeout_seconds
         )
-        decision = choose(started.request, started.min_amount_out, quotes)
-        if not isinstance(decision, NoOffer):
-            await self._relay.offer(await self._relay.commit(started.choose_route(decision)))
-        elif decision.permanent:
-            await self._relay.commit(started.fail(decision.failure, decision.decision))
-        else:
-            await self._relay.commit(started.retry_or_fail(decision.failure, decision.decision))
-
-    async def _started(self, order: Order) -> Order:
         if order.status is Status.PENDING:
-            return await self._relay.commit(order.start_routing())
-        return order
+            begun, quotes = await self._relay.during(order.start_routing(), quoting)
+        else:
+            begun, quotes = Begun(order, None), await quoting
+        await self._relay.commit(begun.then(_step(begun.order, quotes)))
+
+
+def _step(order: Order, quotes: Sequence[VenueQuote]) -> Transition:
+    decision = choose(order.request, order.min_amount_out, quotes)
+    if not isinstance(decision, NoOffer):
+        return order.choose_route(decision)
+    if decision.permanent:
+        return order.fail(decision.failure, decision.decision)
+    return order.retry_or_fail(decision.failure, decision.decision)

@@ -202,4 +202,6 @@ class FakeChain:
             }
         )
         commitment = self._status(landed, self.height).commitment or Commitment.PROCESSED
-        return TransactionReading(landed.slot, landed.error, changes, 5000, commitment)
+        return TransactionReading(
+            landed.slot, landed.error, changes, 5000, commitment, self.height, "node-1"
+        )

@@ -595,8 +595,11 @@ class GetTransactionsResponse(_message.Message):
 
     TRANSACTIONS_FIELD_NUMBER: _builtins.int
     CONTEXT_SLOT_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
     context_slot: _builtins.int
     """The slot of the answering node."""
+    node: _builtins.str
+    """The node that answered."""
     @_builtins.property
     def transactions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransactionRecord]:
         """As many as signatures, in their order."""
@@ -606,10 +609,11 @@ class GetTransactionsResponse(_message.Message):
         *,
         transactions: _abc.Iterable[Global___TransactionRecord] | None = ...,
         context_slot: _builtins.int = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_slot", b"context_slot", "transactions", b"transactions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_slot", b"context_slot", "node", b"node", "transactions", b"transactions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -713,7 +713,7 @@ class OrderEvent(_message.Message):
     token_out: _builtins.str
     """Symbol of the token received."""
     venue: _builtins.str
-    """The venue chosen so far; empty while there is none."""
+    """The venue it concerns: the one chosen last; empty while there is none."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it was committed."""

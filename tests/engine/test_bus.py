@@ -53,9 +53,9 @@ async def queue_is_read(bus: Bus) -> None:
 async def test_hints_wait_in_the_queue_they_were_offered_to(bus: Bus) -> None:
     await bus.ensure()
 
-    await bus.offer(Queue.ROUTE, ORDER)
-    await bus.offer(Queue.ROUTE, ORDER)
-    await bus.offer(Queue.EXECUTE, ORDER)
+    await bus.publish([Queue.ROUTE.hint(ORDER)])
+    await bus.publish([Queue.ROUTE.hint(ORDER)])
+    await bus.publish([Queue.EXECUTE.hint(ORDER)])
 
     async def all_wait() -> bool:
         return [await bus.waiting(queue) for queue in Queue] == [2, 1]
@@ -69,7 +69,7 @@ async def test_a_hint_that_was_used_up_can_be_given_again_at_once(bus: Bus) -> N
     stream = bus.client.jetstream()
 
     for _ in range(3):
-        await bus.offer(Queue.ROUTE, ORDER)
+        await bus.publish([Queue.ROUTE.hint(ORDER)])
         queue = await stream.pull_subscribe_bind(consumer="route", stream=STREAM)
         [message] = await queue.fetch(1, timeout=PATIENCE_SECONDS)
         await message.ack()
@@ -142,8 +142,8 @@ async def test_an_announcement_reaches_whoever_listens_to_that_order(bus: Bus) -
     heard: asyncio.Queue[Msg] = asyncio.Queue()
     assert await bus.subscribe(status_subject(ORDER), heard.put) is not None
 
-    await bus.announce(UUID(int=7), b"of another order")
-    await bus.announce(ORDER, b"event")
+    await bus.publish([(status_subject(UUID(int=7)), b"of another order")])
+    await bus.publish([(status_subject(ORDER), b"event")])
 
     async with asyncio.timeout(PATIENCE_SECONDS):
         message = await heard.get()
@@ -161,8 +161,8 @@ async def test_a_bus_opens_at_once_without_a_server_and_connects_when_one_comes(
 
     async with open_bus(nats.url, "early") as bus:
         assert not bus.connected
-        await bus.offer(Queue.ROUTE, ORDER)
-        await bus.announce(ORDER, b"event")
+        await bus.publish([Queue.ROUTE.hint(ORDER)])
+        await bus.publish([(status_subject(ORDER), b"event")])
         assert await bus.waiting(Queue.ROUTE) is None
         assert await bus.subscribe("orders.status.*", _ignore) is None
 
@@ -230,8 +230,8 @@ async def test_nothing_is_raised_while_the_server_is_away_however_much_is_said(
     # More than the client keeps for later.
     async with asyncio.timeout(PATIENCE_SECONDS):
         for _ in range(40):
-            await bus.announce(ORDER, bytes(100_000))
-            await bus.offer(Queue.ROUTE, ORDER)
+            await bus.publish([(status_subject(ORDER), bytes(100_000))])
+            await bus.publish([Queue.ROUTE.hint(ORDER)])
         assert await bus.waiting(Queue.ROUTE) is None
 
     await asyncio.to_thread(nats.start)
@@ -247,7 +247,7 @@ async def test_a_killed_server_is_found_again_and_subscriptions_go_on(nats: Nats
     await asyncio.to_thread(nats.restart)
     async with asyncio.timeout(PATIENCE_SECONDS):
         await back.wait()
-        await bus.announce(ORDER, b"after")
+        await bus.publish([(status_subject(ORDER), b"after")])
         message = await heard.get()
 
     assert message.data == b"after"
@@ -291,7 +291,7 @@ async def test_what_was_said_last_is_sent_before_the_bus_closes(nats: Nats, bus:
     await bus.subscribe(status_subject(ORDER), heard.put)
     async with open_bus(nats.url, "brief") as brief:
         await connected(brief)
-        await brief.announce(ORDER, b"last words")
+        await brief.publish([(status_subject(ORDER), b"last words")])
 
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert (await heard.get()).data == b"last words"

@@ -198,7 +198,7 @@ async def test_a_commit_succeeds_without_nats(store: Store, nats: Nats, bus: Bus
 
     async with asyncio.timeout(PATIENCE_SECONDS):
         routing = await Relay(store, bus).commit(order.start_routing())
-        await Relay(store, bus).offer(routing)
+        await Relay(store, bus).offer([routing])
 
     assert routing.status is Status.ROUTING
 
@@ -210,7 +210,7 @@ async def test_an_offer_goes_to_the_queue_of_the_next_step_or_nowhere(
 
     async with listening(bus, "work.*") as ear:
         for order in orders.values():
-            await Relay(store, bus).offer(order)
+            await Relay(store, bus).offer([order])
         heard = await ear.hear(lambda heard: len(heard) == 3)
 
     assert hints(heard) == [
@@ -314,7 +314,7 @@ async def test_a_queue_that_holds_more_than_enough_is_not_filled_further(
     await make_due(dsn)
     await bus.ensure()
     for _ in range(3):
-        await bus.offer(Queue.EXECUTE, order.order_id)
+        await bus.publish([Queue.EXECUTE.hint(order.order_id)])
 
     async with reconciling(Relay(store, bus)):
         await ticks(10)

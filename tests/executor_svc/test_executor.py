@@ -13,12 +13,14 @@ from solders.keypair import Keypair
 from solders.system_program import TransferParams, transfer
 
 from engine.bus import Bus
-from engine.chain import TransactionReading
+from engine.chain import Blockhash, TransactionReading
 from engine.errors import Refused, StaleOrder
 from engine.lifecycle import EventType, Status
 from engine.order import Order, Resolution
 from engine.relay import Relay
 from engine.store import Store
+from executor_svc import blockhash
+from executor_svc.blockhash import RecentBlockhash
 from executor_svc.executor import Executor
 from executor_svc.settlement import Settlement
 from router_svc.router import Router
@@ -274,6 +276,57 @@ async def test_hints_of_the_chain_settle_an_order_without_waiting_for_its_next_l
         task.cancel()
 
     assert desk.executor.signed == {}
+
+
+async def test_what_is_final_at_first_sight_is_settled_with_the_commit_that_confirms_it(
+    desk: Desk,
+) -> None:
+    order = await desk.submitted()
+    desk.chain.advance(4)
+
+    await desk.settlement.settle_landed([await read(desk.store, order)])
+
+    order = await read(desk.store, order)
+    assert (order.status, order.settled, order.sequence) == (Status.CONFIRMED, True, 7)
+    assert (await desk.types(order))[-2:] == [EventType.SWAP_CONFIRMED, EventType.SWAP_FINALIZED]
+    confirmed, finalized = await desk.store.events([(order.order_id, 5)], 10)
+    assert confirmed.time == finalized.time
+
+
+async def test_an_absent_transaction_proves_nothing_to_those_who_read_only_what_landed(
+    desk: Desk,
+) -> None:
+    desk.chain.drops = True
+    order = await desk.submitted()
+    desk.chain.advance(20)
+
+    await desk.settlement.settle_landed([await read(desk.store, order)])
+
+    order = await read(desk.store, order)
+    assert (order.status, order.sequence) == (Status.SUBMITTED, 5)
+
+
+async def test_a_blockhash_is_read_once_for_all_who_need_one_and_anew_when_it_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blockhash, "RECENT_SECONDS", 60)
+    chain = FakeChain()
+    asked = 0
+
+    async def counted() -> Blockhash:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)
+        return Blockhash(f"hash {asked}", 150)
+
+    chain.latest_blockhash = counted  # type: ignore[method-assign]
+    recent = RecentBlockhash(chain)
+
+    first = await asyncio.gather(*(recent.get() for _ in range(20)))
+    assert {read.blockhash for read in first} == {"hash 1"}
+    assert (await recent.get()).blockhash == "hash 1"
+    recent.forget()
+    assert (await recent.get()).blockhash == "hash 2"
 
 
 async def test_amounts_are_taken_from_the_slot_that_counts(desk: Desk) -> None:

@@ -7,7 +7,7 @@ import pytest
 from engine import rpc
 from engine.bus import Bus
 from engine.relay import Relay
-from engine.store import Store
+from engine.store import open_store
 from oee.nats import Nats
 from tests.gateway.running import Gateway, running
 
@@ -26,6 +26,7 @@ async def gateway(dsn: str, nats: Nats) -> AsyncIterator[Gateway]:
 
 
 @pytest.fixture
-def relay(store: Store, bus: Bus) -> Relay:
-    """What routers and executors move orders with, on the gateway's database and NATS."""
-    return Relay(store, bus)
+async def relay(dsn: str, bus: Bus) -> AsyncIterator[Relay]:
+    """What routers and executors move orders with; what `store` commits nobody hears of."""
+    async with open_store(dsn) as theirs:
+        yield Relay(theirs, bus)

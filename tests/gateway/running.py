@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
-from uuid import UUID
 
 import grpc
 import pytest
@@ -18,7 +17,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from nats.errors import NoRespondersError
 
-from engine.bus import Bus, status_subject
+from engine.bus import EVENTS_SUBJECT, Bus
 from engine.rpc import serving
 from engine.v1 import orders_pb2 as pb
 from engine.v1 import venue_pb2, venue_pb2_grpc
@@ -65,6 +64,7 @@ async def running(
     quote_timeout_seconds: float = 2,
     recheck_seconds: float = 60,
     max_watches: int = 10_000,
+    max_waiting_orders: int = 5_000,
     drain_seconds: float = 1,
 ) -> AsyncIterator[Gateway]:
     """The gateway as its process runs it, serving; stopped as SIGTERM would on the way out.
@@ -81,6 +81,7 @@ async def running(
         quote_timeout_seconds=quote_timeout_seconds,
         recheck_seconds=recheck_seconds,
         max_watches=max_watches,
+        max_waiting_orders=max_waiting_orders,
         drain_seconds=drain_seconds,
     )
     stop = asyncio.Event()
@@ -146,28 +147,28 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def followed(bus: Bus, order_id: str) -> bool:
-    """Whether anybody is subscribed to the order's events: NATS says at once when nobody is."""
+async def followed(bus: Bus) -> bool:
+    """Whether any gateway listens for committed events: NATS says at once when none does."""
     assert bus.client is not None
     try:
-        await bus.client.request(status_subject(UUID(order_id)), b"", timeout=0.05)
+        await bus.client.request(EVENTS_SUBJECT, b"", timeout=0.05)
     except NoRespondersError:
         return False
     except TimeoutError:  # somebody heard it; nobody answers there
         return True
-    raise AssertionError("somebody answered on an order's subject")
+    raise AssertionError("somebody answered where events are announced")
 
 
-async def until_followed(bus: Bus, order_id: str) -> None:
-    """Return once somebody is subscribed to the order's events."""
-    await eventually(lambda: followed(bus, order_id))
+async def until_followed(bus: Bus) -> None:
+    """Return once a gateway listens for committed events."""
+    await eventually(lambda: followed(bus))
 
 
-async def until_forgotten(bus: Bus, order_id: str) -> None:
-    """Return once nobody is subscribed to the order's events any more."""
+async def until_forgotten(bus: Bus) -> None:
+    """Return once no gateway listens any more: nobody watches anything."""
 
     async def forgotten() -> bool:
-        return not await followed(bus, order_id)
+        return not await followed(bus)
 
     await eventually(forgotten)
 

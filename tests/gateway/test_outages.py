@@ -43,9 +43,9 @@ async def _connected(gateway: Gateway, bus: Bus) -> None:
     order = (await gateway.client.SubmitOrder(swap())).order
     watch = gateway.client.WatchOrder(pb.WatchOrderRequest(order_id=order.order_id))
     await anext(aiter(watch))
-    await until_followed(bus, order.order_id)
+    await until_followed(bus)
     watch.cancel()
-    await until_forgotten(bus, order.order_id)
+    await until_forgotten(bus)
 
 
 async def test_an_accepted_order_is_announced_and_offered_to_a_router(

@@ -19,7 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
 from engine import wire
-from engine.bus import Bus, open_bus, status_subject
+from engine.bus import EVENTS_SUBJECT, Bus, open_bus
 from engine.lifecycle import Status
 from engine.order import Order
 from engine.relay import Relay
@@ -91,11 +91,11 @@ async def _rest(watch: AsyncIterator[pb.WatchOrderResponse]) -> list[pb.OrderEve
     return [response.event for response in await until_over(watch)]
 
 
-async def _started(watch: Any, bus: Bus, order: Order) -> AsyncIterator[pb.WatchOrderResponse]:
+async def _started(watch: Any, bus: Bus) -> AsyncIterator[pb.WatchOrderResponse]:
     """The watch, past its first message and with its subscription in place."""
     responses: AsyncIterator[pb.WatchOrderResponse] = aiter(watch)
     await _next(responses)
-    await until_followed(bus, str(order.order_id))
+    await until_followed(bus)
     return responses
 
 
@@ -232,7 +232,7 @@ async def test_a_confirmation_already_taken_back_when_it_is_read_does_not_end_a_
     gateway: Gateway, store: Store, bus: Bus, relay: Relay
 ) -> None:
     order = await _lead(relay, await _accept(store), Status.SUBMITTED)
-    watch = await _started(_watch(gateway, order), bus, order)
+    watch = await _started(_watch(gateway, order), bus)
 
     # The confirmation's message is lost: it is read together with what took it back.
     order = (await store.save(order.confirm(builders.fill(order)))).order
@@ -275,7 +275,7 @@ async def test_an_event_arrives_with_its_message_not_with_the_next_look(
 ) -> None:
     order = await _accept(store)
     watch = _watch(gateway, order, heartbeat_interval=ONE_SECOND)
-    responses = await _started(watch, bus, order)
+    responses = await _started(watch, bus)
     # The looks that follow a subscription are over; the next one is a minute away.
     assert (await _next(responses)).heartbeat.sequence == 1
 
@@ -288,7 +288,7 @@ async def test_a_gap_is_filled_as_soon_as_it_shows(
 ) -> None:
     order = await _accept(store)
     watch = _watch(gateway, order, heartbeat_interval=ONE_SECOND)
-    responses = await _started(watch, bus, order)
+    responses = await _started(watch, bus)
     assert (await _next(responses)).heartbeat.sequence == 1
 
     order = await _unannounced(store, order, Status.BUILDING)
@@ -302,7 +302,7 @@ async def test_a_lost_last_message_is_made_up_for_by_the_next_look(
     order = await _accept(store)
     async with running(dsn, nats.url, recheck_seconds=0.1) as gateway:
         watch = _watch(gateway, order, heartbeat_interval=ONE_SECOND)
-        responses = await _started(watch, bus, order)
+        responses = await _started(watch, bus)
         assert (await _next(responses)).heartbeat.sequence == 1
 
         await _unannounced(store, order, Status.FAILED)
@@ -325,14 +325,14 @@ async def test_what_happened_while_nats_was_away_arrives_when_it_is_back(
     gateway: Gateway, nats: Nats, store: Store, bus: Bus, relay: Relay
 ) -> None:
     order = await _accept(store)
-    watch = await _started(_replay(gateway, order), bus, order)
+    watch = await _started(_replay(gateway, order), bus)
 
     await asyncio.to_thread(nats.stop)
     order = await _unannounced(store, order, Status.SUBMITTED)
     await asyncio.to_thread(nats.start)
     assert [(await _next(watch)).event.sequence for _ in range(4)] == [2, 3, 4, 5]
     # From here on by message again: the subscription has survived.
-    await until_followed(bus, str(order.order_id))
+    await until_followed(bus)
     await _finish(relay, order)
     assert _sequences(await _rest(watch)) == [6, 7]
 
@@ -349,7 +349,7 @@ async def test_a_watch_that_began_without_nats_is_followed_once_it_is_there(
         await asyncio.to_thread(nats.start)
         async with open_bus(nats.url, "router") as bus:
             await eventually(lambda: _connected(bus))
-            await until_followed(bus, str(order.order_id))
+            await until_followed(bus)
             relay = Relay(store, bus)
             await _finish(relay, await _lead(relay, order, Status.SUBMITTED))
             assert _sequences(await _rest(watch)) == [*range(2, LIFE + 1)]
@@ -383,24 +383,25 @@ async def test_repeated_and_reordered_messages_do_not_show(
 ) -> None:
     assert bus.client is not None
     order = await _accept(store)
-    watch = await _started(_replay(gateway, order), bus, order)
+    watch = await _started(_replay(gateway, order), bus)
     order = await _unannounced(store, order, Status.CONFIRMED)
     await store.save(order.finalize(builders.EVIDENCE))
     stored = await _stored(gateway, order)
 
     for message in mangled([event.SerializeToString() for event in stored[1:]]):
-        await bus.client.publish(status_subject(order.order_id), message)
+        [batch] = wire.batches([message])
+        await bus.client.publish(EVENTS_SUBJECT, batch)
     assert await _rest(watch) == stored[1:]
 
 
-async def test_what_is_no_event_on_an_orders_subject_does_not_disturb(
+async def test_what_is_no_event_where_events_are_announced_does_not_disturb(
     gateway: Gateway, store: Store, bus: Bus, relay: Relay
 ) -> None:
     assert bus.client is not None
     order = await _accept(store)
-    watch = await _started(_replay(gateway, order), bus, order)
+    watch = await _started(_replay(gateway, order), bus)
 
-    await bus.client.publish(status_subject(order.order_id), b"\xff not an event")
+    await bus.client.publish(EVENTS_SUBJECT, b"\xff no events")
     await _finish(relay, await _lead(relay, order, Status.SUBMITTED))
     assert _sequences(await _rest(watch)) == [*range(2, LIFE + 1)]
 
@@ -422,7 +423,7 @@ async def monitored_nats(tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
     await server.wait()
 
 
-async def test_watchers_of_an_order_share_one_subscription_until_the_last_leaves(
+async def test_all_watchers_share_one_subscription_until_the_last_leaves(
     dsn: str, monitored_nats: tuple[str, str], store: Store
 ) -> None:
     url, monitoring = monitored_nats
@@ -436,11 +437,9 @@ async def test_watchers_of_an_order_share_one_subscription_until_the_last_leaves
 
         return await asyncio.to_thread(ask)
 
-    async def until_subscribed(*orders: Order) -> None:
-        wanted = sorted(status_subject(order.order_id) for order in orders)
-
+    async def until_subscribed(*wanted: str) -> None:
         async def as_wanted() -> bool:
-            return await subjects() == wanted
+            return await subjects() == [*wanted]
 
         await eventually(as_wanted)
 
@@ -448,10 +447,10 @@ async def test_watchers_of_an_order_share_one_subscription_until_the_last_leaves
         watches = [_watch(gateway, one) for one in (order, order, other)]
         for watch in watches:
             await _next(aiter(watch))
-        await until_subscribed(order, other)
+        await until_subscribed(EVENTS_SUBJECT)
         watches[0].cancel()
         watches[2].cancel()
-        await until_subscribed(order)
+        await until_subscribed(EVENTS_SUBJECT)
         watches[1].cancel()
         await until_subscribed()
 
@@ -462,10 +461,10 @@ async def test_a_client_that_leaves_or_vanishes_leaves_nothing_behind(
     order = await _accept(store)
     async with _another_client(gateway) as vanishing:
         leaving = _watch(gateway, order)
-        await _started(leaving, bus, order)
-        await _started(_watch(vanishing, order), bus, order)
+        await _started(leaving, bus)
+        await _started(_watch(vanishing, order), bus)
         leaving.cancel()
-    await until_forgotten(bus, str(order.order_id))
+    await until_forgotten(bus)
 
 
 async def test_three_hundred_watches_at_once_are_all_complete(
@@ -508,7 +507,7 @@ async def test_a_reader_that_does_not_read_is_told_where_to_resume(
     fast = asyncio.create_task(_rest(_watch(gateway, order, after_sequence=1)))
     late: list[pb.OrderEvent] = []
     async with _another_client(gateway) as client:
-        slow = await _started(_watch(client, order, after_sequence=1), bus, order)
+        slow = await _started(_watch(client, order, after_sequence=1), bus)
         order = await _route_again_and_again(relay, order, 400)
         order = await relay.commit(order.fail(builders.FAILURE))
         # What the fast one has seen was offered to the slow one too.
@@ -533,10 +532,10 @@ async def test_a_reader_that_does_not_read_and_leaves_leaves_nothing_behind(
     order = await _lead(relay, await _accept(store), Status.ROUTING)
     async with _another_client(gateway) as client:
         slow = _watch(client, order, after_sequence=1)
-        await _started(slow, bus, order)
+        await _started(slow, bus)
         await _route_again_and_again(relay, order, 100)
         slow.cancel()
-        await until_forgotten(bus, str(order.order_id))
+        await until_forgotten(bus)
 
 
 async def test_a_gateway_that_stops_sends_its_watchers_elsewhere(
@@ -544,7 +543,7 @@ async def test_a_gateway_that_stops_sends_its_watchers_elsewhere(
 ) -> None:
     order = await _accept(store)
     async with running(dsn, nats.url) as stopping, running(dsn, nats.url) as other:
-        watch = await _started(_replay(stopping, order), bus, order)
+        watch = await _started(_replay(stopping, order), bus)
         order = await relay.commit(order.start_routing())
         assert (await _next(watch)).event.sequence == 2
 

@@ -1,0 +1,118 @@
+"""The log of all orders' events, in the order of the transactions that wrote them.
+
+Transactions commit out of order, so an event may appear behind others that were written later. A
+position says how far the log is complete: nothing below it is still to come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from engine import rows, statements
+from engine.order import Order, OrderEvent, OrderRequest
+from engine.store import Store
+
+FIRST: Final = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A position in the log of one database; `home` is a short name of that database."""
+
+    home: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What the log of one database holds: events from `oldest` on are all still there, below
+    `complete` none is still to come, and there is none from `end` on."""
+
+    home: str
+    oldest: int
+    complete: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where an event stands."""
+
+    order_id: UUID
+    sequence: int
+    settled: bool
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """An event, where it stands, and its order's request; the rest of `order` is not filled in."""
+
+    position: int
+    order: Order
+    event: OrderEvent
+
+
+class EventLog:
+    """Reads the log. Every method raises StoreUnavailable as the store's do."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def extent(self) -> Extent:
+        """What the log holds now."""
+        [row] = await self._store.ask(lambda connection: connection.fetch(statements.LOG_EXTENT))
+        return Extent(row["home"], row["oldest"], row["complete"], row["end"])
+
+    async def entries(self, position: int, limit: int) -> tuple[int, list[Entry]]:
+        """The first entries from a position on, and how far the log is complete with them."""
+        found = await self._store.ask(lambda c: c.fetch(statements.LOG_ENTRIES, position, limit))
+        entries = [
+            Entry(UUID(int=row["order_id"].int), row["sequence"], row["settled"], row["position"])
+            for row in found
+            if row["order_id"] is not None
+        ]
+        complete: int = found[0]["complete"]
+        return min(complete, entries[-1].position) if len(entries) == limit else complete, entries
+
+    async def page(
+        self, account: str, after: Logged | None, position: int, end: int, limit: int
+    ) -> list[Logged]:
+        """An account's events from a position on, or after one of them, up to `end`."""
+        place = (
+            (after.position, after.event.order_id, after.event.sequence)
+            if after
+            else (position, FIRST, 0)
+        )
+        found = await self._store.ask(
+            lambda c: c.fetch(statements.LOG_PAGE, account, *place, end, limit)
+        )
+        return [_logged(row) for row in found]
+
+    async def after(self, sequences: Sequence[tuple[UUID, int]], limit: int) -> list[Logged]:
+        """Events of several orders, each after its own sequence, by order and sequence."""
+        ids, last = [i for i, _ in sequences], [s for _, s in sequences]
+        found = await self._store.ask(lambda c: c.fetch(statements.LOG_AFTER, ids, last, limit))
+        return [_logged(row) for row in found]
+
+    async def open_orders(self, account: str, after: UUID, limit: int) -> list[Order]:
+        """The account's orders that are not settled, by id, after one."""
+        found = await self._store.ask(lambda c: c.fetch(statements.OPEN, account, after, limit))
+        return [rows.order(row) for row in found]
+
+    async def open_sequences(self, after: UUID, limit: int) -> list[tuple[UUID, int]]:
+        """Where every order that is not settled stands, by id, after one."""
+        found = await self._store.ask(lambda c: c.fetch(statements.OPEN_SEQUENCES, after, limit))
+        return [(UUID(int=row["order_id"].int), row["sequence"]) for row in found]
+
+
+def _logged(row: asyncpg.Record) -> Logged:
+    event = rows.event(row)
+    request = OrderRequest(row["token_in"], row["token_out"], int(row["amount_in"]))
+    order = Order(event.order_id, row["account"], row["client_order_id"], request)
+    return Logged(row["position"], order, event)

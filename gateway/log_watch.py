@@ -1,0 +1,268 @@
+"""Watching all orders: announcements make it fast, the log in the database makes it complete."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+from uuid import UUID
+
+from engine import wire
+from engine.errors import (
+    Overloaded,
+    RequestError,
+    ResumeTokenTooOld,
+    ShuttingDown,
+    SlowConsumer,
+    StoreUnavailable,
+)
+from engine.event_log import FIRST, EventLog, Logged, Place
+from engine.order import Order
+from engine.store import Store
+from engine.v1 import orders_pb2 as pb
+from gateway.announcements import Announcements
+from gateway.selection import Selection, resume_token
+
+# How often the log is held against what was announced: this much at most is repeated on resuming.
+LOOK_SECONDS: Final = 0.25
+LOOK_ENTRIES: Final = 10_000
+PAGE: Final = 1_000
+MAX_UNREAD: Final = 20_000
+MAX_READERS: Final = 1_000
+
+
+class Reader:
+    """One reader of all orders' events."""
+
+    def __init__(self, selection: Selection, place: Place) -> None:
+        self.selection = selection
+        # Up to here everything was handed to the reader; moves on with what it takes.
+        self.place = place
+        # What it has from the database already, by order.
+        self.seen: dict[str, int] = {}
+        self._unread: deque[pb.OrderEvent] = deque()
+        self._end: RequestError | None = None
+        self._wake = asyncio.Event()
+
+    def take(self, events: Iterable[pb.OrderEvent]) -> None:
+        """Queue what it wants of these, the next ones of their orders."""
+        if self._end is not None:
+            return
+        self._unread.extend(event for event in events if self.selection.has(event))
+        if len(self._unread) > MAX_UNREAD:
+            self._unread.clear()
+            self.end(
+                SlowConsumer(
+                    f"more than {MAX_UNREAD} events are unread; resume with the last resume_token",
+                    resume_token=resume_token(self.place),
+                )
+            )
+        elif self._unread:
+            self._wake.set()
+
+    async def next(self, timeout_seconds: float, tail: LogTail) -> list[pb.OrderEvent]:
+        """What came since, none when nothing did in time; raises what ended the watch."""
+        if not self._unread and self._end is None:
+            self._wake.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), timeout_seconds)
+        if not self._unread and self._end is not None:
+            raise self._end
+        events = [self._unread.popleft() for _ in range(min(PAGE, len(self._unread)))]
+        if not self._unread:
+            self.place = tail.place
+        return self._unseen(events) if self.seen else events
+
+    def end(self, error: RequestError) -> None:
+        """Let the reader have what is queued, then this."""
+        self._end = self._end or error
+        self._wake.set()
+
+    def _unseen(self, events: Iterable[pb.OrderEvent]) -> list[pb.OrderEvent]:
+        unseen = []
+        for event in events:
+            if event.sequence > self.seen.get(event.order_id, 0):
+                self.seen.pop(event.order_id, None)
+                unseen.append(event)
+        return unseen
+
+
+class LogTail:
+    """Every event of all orders, each order's in sequence and without holes, for all who want it.
+
+    What is announced is handed on when it is the next of its order. Now and then, and at once
+    when one is missing, the log is read from where it was last complete: what was not announced
+    is read in full, and how far the log is complete now is where readers may resume.
+    """
+
+    def __init__(self, store: Store, announcements: Announcements) -> None:
+        self._log = EventLog(store)
+        self._tokens = store.tokens
+        self._announcements = announcements
+        self._readers: set[Reader] = set()
+        self._opening = asyncio.Lock()
+        self._early: list[Sequence[pb.OrderEvent]] | None = None
+        # The last sequence handed on of every order that is not settled, and of those settled
+        # since the log was last complete.
+        self._last: dict[str, int] = {}
+        self._look = asyncio.Event()
+        self._draining = False
+        self.place = Place("", 0)
+
+    @asynccontextmanager
+    async def read(self, selection: Selection) -> AsyncIterator[Reader]:
+        """Take part from now on; raises Overloaded, and StoreUnavailable."""
+        if len(self._readers) >= MAX_READERS:
+            raise Overloaded(f"this gateway already serves {MAX_READERS} such watches")
+        async with self._opening:
+            if not self._readers:
+                await self._begin()
+            reader = Reader(selection, self.place)
+            self._readers.add(reader)
+        if self._draining:
+            reader.end(_shutting_down())
+        try:
+            yield reader
+        finally:
+            self._readers.discard(reader)
+            if not self._readers:
+                await self._announcements.leave(self._hear)
+
+    async def snapshot(self, reader: Reader) -> AsyncIterator[list[Order]]:
+        """The reader's account's orders that are not settled, in pages."""
+        after = FIRST
+        while orders := await self._log.open_orders(reader.selection.account, after, PAGE):
+            reader.seen.update((str(order.order_id), order.sequence) for order in orders)
+            yield orders
+            after = orders[-1].order_id
+
+    async def replay(self, reader: Reader, since: Place) -> AsyncIterator[list[pb.OrderEvent]]:
+        """What the reader's account's orders did from a place up to where it takes part.
+
+        Raises ResumeTokenTooOld when not all of it is there any more.
+        """
+        extent = await self._log.extent()
+        if since.home != extent.home or not extent.oldest <= since.position <= extent.end:
+            raise ResumeTokenTooOld(
+                "resume_token is too old: events after it were deleted, or it belongs to another "
+                "database; watch anew, with snapshot"
+            )
+        joined, reader.place = reader.place, since
+        last: Logged | None = None
+        while page := await self._log.page(
+            reader.selection.account, last, since.position, extent.end, PAGE
+        ):
+            last = page[-1]
+            for logged in page:
+                if logged.position >= joined.position:
+                    reader.seen[str(logged.event.order_id)] = logged.event.sequence
+            position = min(last.position, joined.position)
+            reader.place = Place(extent.home, max(since.position, position))
+            yield [event for event in map(self._encoded, page) if reader.selection.has(event)]
+        reader.place = joined
+
+    def drain(self) -> None:
+        """End every watch, now and from now on, so that its reader resumes elsewhere."""
+        self._draining = True
+        for reader in self._readers:
+            reader.end(_shutting_down())
+
+    async def follow(self) -> None:
+        """Hold the log against what was announced, until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._look.wait(), LOOK_SECONDS * random.uniform(0.8, 1.2))
+            self._look.clear()
+            if not self._readers:
+                continue
+            try:
+                async with self._opening:
+                    await self._announcements.ensure()
+                    await self._complete()
+            except StoreUnavailable:
+                await asyncio.sleep(LOOK_SECONDS)
+
+    async def _begin(self) -> None:
+        early = self._early = []
+        try:
+            # What is announced while it is learnt where every order stands has to wait.
+            await self._announcements.join(self._hear)
+            self._last = {}
+            self.place = await self._learn()
+        except BaseException:
+            await self._announcements.leave(self._hear)
+            raise
+        finally:
+            self._early = None
+        for events in early:
+            self._take(events)
+
+    async def _learn(self) -> Place:
+        """Where every order stands, and how far the log is complete with that."""
+        extent = await self._log.extent()
+        after = FIRST
+        while orders := await self._log.open_sequences(after, LOOK_ENTRIES):
+            self._last.update((str(order_id), sequence) for order_id, sequence in orders)
+            after = orders[-1][0]
+        # What was settled by then, or is newer, stands in the log from here on.
+        position = extent.complete
+        while True:
+            position, entries = await self._log.entries(position, LOOK_ENTRIES)
+            for entry in entries:
+                order_id = str(entry.order_id)
+                self._last[order_id] = max(entry.sequence, self._last.get(order_id, 0))
+            if len(entries) < LOOK_ENTRIES:
+                return Place(extent.home, extent.complete)
+
+    def _hear(self, events: Sequence[pb.OrderEvent]) -> None:
+        if self._early is not None:
+            self._early.append(events)
+        elif self._readers:
+            self._take(events)
+
+    def _take(self, events: Iterable[pb.OrderEvent]) -> None:
+        following = []
+        for event in events:
+            last = self._last.get(event.order_id, 0)
+            if event.sequence == last + 1:
+                self._last[event.order_id] = event.sequence
+                following.append(event)
+            elif event.sequence > last:
+                self._look.set()
+        for reader in self._readers:
+            reader.take(following)
+
+    async def _complete(self) -> None:
+        """Hand on what was not announced, and move on to where the log is complete."""
+        while True:
+            complete, entries = await self._log.entries(self.place.position, LOOK_ENTRIES)
+            known = [(str(entry.order_id), entry) for entry in entries]
+            missing: dict[UUID, int] = {}
+            for order_id, entry in known:
+                last = self._last.get(order_id, 0)
+                if entry.sequence > last:
+                    missing.setdefault(entry.order_id, last)
+            while missing:
+                logged = await self._log.after(list(missing.items()), PAGE)
+                self._take(map(self._encoded, logged))
+                missing = (
+                    {order: self._last[str(order)] for order in missing if str(order) in self._last}
+                    if len(logged) == PAGE
+                    else {}
+                )
+            for order_id, entry in known:
+                if entry.settled and entry.position < complete:
+                    self._last.pop(order_id, None)
+            self.place = Place(self.place.home, complete)
+            if len(entries) < LOOK_ENTRIES:
+                return
+
+    def _encoded(self, logged: Logged) -> pb.OrderEvent:
+        return wire.event(logged.order, logged.event, self._tokens)
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("this gateway is stopping; resume with the last resume_token")
