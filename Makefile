@@ -1,6 +1,6 @@
 # The only doors. Each sets up what it needs, once; Python >= 3.11 with venv is all it asks for.
 
-.PHONY: help demo up test check chaos soak protos lock clean
+.PHONY: help demo up test check chaos soak bench protos lock clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -34,6 +34,8 @@ help:
 	@echo "             (SEED= repeats one, DURATION= in seconds, RATE= orders a second)"
 	@echo "make soak    a quarter of an hour of orders; the services' memory must come to rest"
 	@echo "             (DURATION=, RATE=)"
+	@echo "make bench   orders a second, latencies, CPU and memory of every process"
+	@echo "             (SCENARIO=throughput,unary SKIP=growth SECONDS=10 ORDERS= BACKLOG= STORED=)"
 	@echo "make protos  generate engine/v1 from protos/"
 	@echo "make lock    resolve pyproject.toml into the lock files (UPGRADE=--upgrade: anew)"
 	@echo "make clean   remove $(VENV) and caches"
@@ -67,6 +69,14 @@ chaos: $(DEV)
 
 soak: $(DEV)
 	@$(BIN)/python -m tests.chaos.soak $(LOAD)
+
+BENCH = $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SKIP),--skip $(SKIP)) \
+	$(if $(SECONDS),--seconds $(SECONDS)) $(if $(ORDERS),--orders $(ORDERS)) \
+	$(if $(BACKLOG),--backlog $(BACKLOG)) $(if $(STORED),--stored $(STORED)) \
+	$(if $(UNARY),--unary)
+
+bench: $(DEV)
+	@$(BIN)/python -m bench $(BENCH)
 
 protos: $(DEV)
 	$(BIN)/python protos/generate.py

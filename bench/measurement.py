@@ -1,0 +1,102 @@
+"""A load on a running stack, and what it cost."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from bench.accounting import Counters, Cpu, machine_cpu_seconds, peak_memory, read_cpu, spent
+from bench.job import Flow, Job, Outcome
+from bench.stack import BenchStack
+
+WARM_UP_ORDERS: Final = 500
+WARM_UP_SECONDS: Final = 60.0
+SETTLE_SECONDS: Final = 60.0
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU and round trips are from the first order sent until the last one was settled.
+
+    `settled_seconds` is that time; meanwhile others than us kept `others_cores` of the machine's
+    cores busy. The load client is apart, in `client_cpu_ms_per_order`.
+    """
+
+    name: str
+    outcome: Outcome
+    settled_seconds: float
+    all_settled: bool
+    others_cores: float
+    cpu_ms_per_order: dict[str, float]
+    total_cpu_ms_per_order: float
+    client_cpu_ms_per_order: float
+    round_trips_per_order: dict[str, float]
+    calls_per_order: dict[str, float]
+    peak_memory_mib: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What had been used when a measurement began."""
+
+    counters: Counters
+    calls: Counters
+    cpu: Cpu
+    machine_cpu_seconds: float
+    time: float
+
+
+async def warm_up(stack: BenchStack, flow: Flow, key: str) -> None:
+    """Orders that nobody measures: pools are filled, code paths are warm."""
+    job = Job(
+        flow=flow,
+        key=f"{key}-warm",
+        orders=WARM_UP_ORDERS,
+        watchers=64,
+        limit_seconds=WARM_UP_SECONDS,
+    )
+    await stack.client.run(job)
+    await stack.until_settled(SETTLE_SECONDS)
+
+
+async def measure(stack: BenchStack, name: str, job: Job) -> Measurement:
+    """Put the load on, and wait until all of it is settled."""
+    before = await begin(stack)
+    outcome = await stack.client.run(job)
+    return await conclude(stack, name, outcome, before)
+
+
+async def begin(stack: BenchStack) -> Reading:
+    """Read all meters, the clock last."""
+    counters, calls = await stack.round_trips.read(), await stack.round_trips.calls()
+    return Reading(counters, calls, read_cpu(stack.pids), machine_cpu_seconds(), time.monotonic())
+
+
+async def conclude(stack: BenchStack, name: str, outcome: Outcome, before: Reading) -> Measurement:
+    """What all this cost, once everything is settled."""
+    all_settled = await stack.until_settled(SETTLE_SECONDS)
+    seconds = time.monotonic() - before.time
+    by_name = spent(before.cpu, read_cpu(stack.pids))
+    ours = sum(by_name.values()) + outcome.client_cpu_seconds
+    others = machine_cpu_seconds() - before.machine_cpu_seconds - ours
+    counters, calls = await stack.round_trips.read(), await stack.round_trips.calls()
+    orders = max(1, outcome.orders)
+    return Measurement(
+        name=name,
+        outcome=outcome,
+        settled_seconds=round(seconds, 3),
+        all_settled=all_settled,
+        others_cores=round(max(0.0, others / seconds), 2),
+        cpu_ms_per_order={n: round(s * 1000 / orders, 3) for n, s in sorted(by_name.items())},
+        total_cpu_ms_per_order=round(sum(by_name.values()) * 1000 / orders, 3),
+        client_cpu_ms_per_order=round(outcome.client_cpu_seconds * 1000 / orders, 3),
+        round_trips_per_order=_per_order(before.counters, counters, orders),
+        calls_per_order=_per_order(before.calls, calls, orders),
+        peak_memory_mib=peak_memory(stack.pids),
+    )
+
+
+def _per_order(before: Counters, after: Counters, orders: int) -> dict[str, float]:
+    return {name: round((n - before.get(name, 0)) / orders, 2) for name, n in after.items()}

@@ -1,0 +1,144 @@
+"""What is measured: each scenario by its name, on a stack of its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.job import Flow, Job
+from bench.measurement import Measurement, begin, conclude, measure, warm_up
+from bench.seed import seed
+from bench.stack import BenchStack
+
+BACKLOG_LIMIT_SECONDS: Final = 300.0
+OVERLOAD: Final = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """How long or how much; `orders` (0: not given) replaces `seconds`.
+
+    `unary` sends over SubmitOrder and WatchOrder what goes over the streams otherwise.
+    """
+
+    seconds: float = 6
+    orders: int = 0
+    backlog: int = 10_000
+    stored: Sequence[int] = (1_000, 100_000, 1_000_000)
+    unary: bool = False
+
+    @property
+    def flow(self) -> Flow:
+        """How orders are sent where that is not what is measured."""
+        return Flow.UNARY if self.unary else Flow.STREAM
+
+    def job(self, flow: Flow, key: str, *, in_flight: int = 64, watchers: int = 0) -> Job:
+        """A job that ends as the options say."""
+        return Job(
+            flow=flow,
+            key=key,
+            in_flight=in_flight,
+            watchers=watchers,
+            orders=self.orders,
+            seconds=0 if self.orders else self.seconds,
+        )
+
+
+Scenario = Callable[[BenchStack, Options], Awaitable[Sequence[Measurement]]]
+
+
+async def latency(stack: BenchStack, options: Options) -> Sequence[Measurement]:
+    """One order at a time: how fast the answer, and each event, is there."""
+    await warm_up(stack, Flow.UNARY, "latency")
+    job = options.job(Flow.UNARY, "latency", in_flight=1)
+    return [await measure(stack, "one at a time", job)]
+
+
+async def throughput(stack: BenchStack, options: Options) -> Sequence[Measurement]:
+    """Over SubmitOrders, with one WatchOrders."""
+    await warm_up(stack, Flow.STREAM, "stream")
+    return [
+        await measure(
+            stack,
+            f"stream, {in_flight} in flight",
+            options.job(Flow.STREAM, f"stream-{in_flight}", in_flight=in_flight),
+        )
+        for in_flight in (64, 256)
+    ]
+
+
+async def unary(stack: BenchStack, options: Options) -> Sequence[Measurement]:
+    """Over SubmitOrder, with a WatchOrder an order."""
+    await warm_up(stack, Flow.UNARY, "unary")
+    return [await measure(stack, "unary, 64 in flight", options.job(Flow.UNARY, "unary"))]
+
+
+async def watchers(stack: BenchStack, options: Options) -> Sequence[Measurement]:
+    """Many WatchOrder streams, spread over 64 orders in flight."""
+    await warm_up(stack, Flow.WATCHERS, "watchers")
+    return [
+        await measure(
+            stack,
+            f"{count} watchers",
+            options.job(Flow.WATCHERS, f"watchers-{count}", watchers=count),
+        )
+        for count in (200, 2000)
+    ]
+
+
+async def backlog(stack: BenchStack, options: Options) -> Sequence[Measurement]:
+    """Orders accepted while router and executor were dead, from their start until all settled."""
+    await warm_up(stack, options.flow, "backlog")
+    for name in ("router", "executor"):
+        await stack.stack.kill(name, restart=False)
+    outcome = await stack.client.run(
+        Job(
+            flow=Flow.ACCEPT_UNARY if options.unary else Flow.ACCEPT,
+            key="backlog",
+            in_flight=256,
+            orders=options.backlog,
+        )
+    )
+    before = await begin(stack)
+    for name in ("executor", "router"):
+        await stack.stack.start(name)
+    await stack.until_settled(BACKLOG_LIMIT_SECONDS)
+    seconds = time.monotonic() - before.time
+    recovered = outcome.recovered(seconds)
+    return [await conclude(stack, f"backlog of {options.backlog}", recovered, before)]
+
+
+async def growth(stack: BenchStack, options: Options) -> Sequence[Measurement]:
+    """The same load beside more and more settled orders."""
+    await warm_up(stack, options.flow, "growth")
+    measurements = []
+    for stored in options.stored:
+        await seed(stack.stack.postgres_dsn, stored)
+        await warm_up(stack, options.flow, f"growth-{stored}")
+        job = options.job(options.flow, f"growth-{stored}")
+        measurements.append(await measure(stack, f"{stored:,} stored", job))
+    return measurements
+
+
+async def overload(stack: BenchStack, options: Options) -> Sequence[Measurement]:
+    """Three times what it can do, offered whatever the answers."""
+    await warm_up(stack, Flow.STREAM, "overload")
+    usual = await measure(stack, "sustained", options.job(Flow.STREAM, "sustained"))
+    if usual.outcome.problem:
+        return [usual]
+    rate = OVERLOAD * usual.outcome.orders_per_second
+    job = Job(flow=Flow.OFFER, key="overload", seconds=options.seconds, orders_per_second=rate)
+    return [usual, await measure(stack, f"{OVERLOAD} times that", job)]
+
+
+SCENARIOS: Final[Mapping[str, Scenario]] = {
+    "latency": latency,
+    "throughput": throughput,
+    "unary": unary,
+    "watchers": watchers,
+    "backlog": backlog,
+    "growth": growth,
+    "overload": overload,
+}
