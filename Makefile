@@ -35,7 +35,8 @@ help:
 	@echo "make soak    a quarter of an hour of orders; the services' memory must come to rest"
 	@echo "             (DURATION=, RATE=)"
 	@echo "make bench   orders a second, latencies, CPU and memory of every process"
-	@echo "             (SCENARIO=throughput,unary SKIP=growth SECONDS=10 ORDERS= BACKLOG= STORED=)"
+	@echo "             (SCENARIO=throughput,unary SKIP=growth SECONDS=10 ORDERS= BACKLOG= STORED=,"
+	@echo "             PROFILE=router: where that service spends its time)"
 	@echo "make protos  generate engine/v1 from protos/"
 	@echo "make lock    resolve pyproject.toml into the lock files (UPGRADE=--upgrade: anew)"
 	@echo "make clean   remove $(VENV) and caches"
@@ -73,7 +74,7 @@ soak: $(DEV)
 BENCH = $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SKIP),--skip $(SKIP)) \
 	$(if $(SECONDS),--seconds $(SECONDS)) $(if $(ORDERS),--orders $(ORDERS)) \
 	$(if $(BACKLOG),--backlog $(BACKLOG)) $(if $(STORED),--stored $(STORED)) \
-	$(if $(UNARY),--unary)
+	$(if $(UNARY),--unary) $(if $(PROFILE),--profile $(PROFILE))
 
 bench: $(DEV)
 	@$(BIN)/python -m bench $(BENCH)

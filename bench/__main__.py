@@ -20,6 +20,7 @@ import uvloop
 from rich.console import Console
 
 from bench import report
+from bench.limits import Limits, measure_limits
 from bench.measurement import Measurement
 from bench.scenarios import SCENARIOS, Options
 from bench.stack import SERVICES, SIMULATOR, bench_stack
@@ -28,33 +29,26 @@ from oee.logs import MergedLog
 from oee.ports import Ports
 from oee.stack import Stack
 
+LIMITS: Final = "limits"
+PROFILED: Final = ("throughput",)
+PROFILABLE: Final = ("gateway", "router", "executor", "dex_sim")
 INTERRUPTED: Final = 130
 USAGE_ERROR: Final = 2
 SCENARIO_SECONDS: Final = 900.0
 # Wide enough for every table, whatever the terminal.
-WIDTH: Final = 160
+WIDTH: Final = 180
 
 
 def main() -> int:
     """The exit code: 0, or 1 on a problem, 2 when the stack did not start, 130 on Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "--scenario", type=_names, default=list(SCENARIOS), help=f"of {', '.join(SCENARIOS)}"
-    )
-    parser.add_argument("--skip", type=_names, default=[], help="scenarios to leave out")
-    parser.add_argument("--seconds", type=float, default=Options.seconds, help="of each load")
-    parser.add_argument("--orders", type=int, default=0, help="of each load, instead of seconds")
-    parser.add_argument("--backlog", type=int, default=Options.backlog, help="orders that wait")
-    parser.add_argument(
-        "--stored",
-        type=lambda text: [int(count) for count in text.split(",")],
-        default=Options.stored,
-        help="how many settled orders there are, for growth",
-    )
-    parser.add_argument("--unary", action="store_true", help="no streams where there is a choice")
-    chosen = parser.parse_args()
+    chosen = _parser().parse_args()
+    profiled: str | None = chosen.profile
     options = Options(chosen.seconds, chosen.orders, chosen.backlog, chosen.stored, chosen.unary)
-    names = [name for name in chosen.scenario if name not in chosen.skip]
+    names = [
+        name
+        for name in chosen.scenario or (PROFILED if profiled else (LIMITS, *SCENARIOS))
+        if name not in chosen.skip
+    ]
     home = Path(tempfile.mkdtemp(prefix="oee-bench-"))
     # Run by root, PostgreSQL belongs to another user, who has to get to its data.
     home.chmod(0o711)
@@ -62,7 +56,7 @@ def main() -> int:
         (home / name).mkdir(mode=0o711)
     try:
         with (home / "services.log").open("w") as log_file:
-            code = uvloop.run(_run(names, options, home, log_file))
+            code = uvloop.run(Run(options, home, log_file, profiled).through(names))
     except StartupError as error:
         sys.stderr.write(f"bench: {error}\nbench: logs are in {home}\n")
         return USAGE_ERROR
@@ -73,60 +67,100 @@ def main() -> int:
     return code
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    add = parser.add_argument
+    everything = f"of {', '.join((LIMITS, *SCENARIOS))}"
+    add("--scenario", type=_names, default=[], help=f"{everything}; default: all")
+    add("--skip", type=_names, default=[], help="what to leave out")
+    add("--seconds", type=float, default=Options.seconds, help="of each load")
+    add("--orders", type=int, default=0, help="of each load, instead of seconds")
+    add("--backlog", type=int, default=Options.backlog, help="orders that wait for recovery")
+    add("--stored", type=_counts, default=Options.stored, help="settled orders, for growth: 1000,…")
+    add("--unary", action="store_true", help="no streams where there is a choice")
+    add("--profile", choices=PROFILABLE, help="look into this service while it is measured")
+    return parser
+
+
 def _names(text: str) -> list[str]:
     names = text.split(",")
-    if unknown := set(names) - set(SCENARIOS):
+    if unknown := set(names) - {LIMITS, *SCENARIOS}:
         raise argparse.ArgumentTypeError(
-            f"{', '.join(sorted(unknown))}: must be of {', '.join(SCENARIOS)}"
+            f"{', '.join(sorted(unknown))}: must be of {', '.join((LIMITS, *SCENARIOS))}"
         )
     return names
 
 
-async def _run(names: Sequence[str], options: Options, home: Path, log_file: TextIO) -> int:
-    _cancel_on_signals()
-    console = Console(stderr=True, width=WIDTH)
-    results: dict[str, Sequence[Measurement]] = {}
-    try:
-        for name in names:
-            console.print(f"{name} …", highlight=False)
-            results[name] = await _scenario(name, options, home / name, log_file)
-            report.show_speed(results[name], console)
-    except asyncio.CancelledError:
-        return INTERRUPTED
-    everything = [m for measurements in results.values() for m in measurements]
-    report.show_speed(everything, console)
-    report.show_costs(everything, console)
-    sys.stdout.write(f"{json.dumps(_result(results))}\n")
-    return 1 if any(m.outcome.problem for m in everything) else 0
+def _counts(text: str) -> list[int]:
+    return [int(count) for count in text.split(",")]
 
 
-async def _scenario(
-    name: str, options: Options, directory: Path, log_file: TextIO
-) -> Sequence[Measurement]:
-    """One scenario on a stack of its own, whose data are thrown away."""
-    log = MergedLog(log_file)
-    try:
-        async with bench_stack(directory, log.show) as stack, asyncio.timeout(SCENARIO_SECONDS):
-            return await SCENARIOS[name](stack, options)
-    finally:
-        log.close()
-        # As root, the database is elsewhere: the stack knows where.
-        await Stack(directory, Ports.free(), {}).wipe()
+class Run:
+    """One run of the benchmarks, its results as they come."""
 
+    def __init__(
+        self, options: Options, home: Path, log_file: TextIO, profiled: str | None
+    ) -> None:
+        self._options = options
+        self._home = home
+        self._log_file = log_file
+        self._profiled = profiled
+        self._console = Console(stderr=True, width=WIDTH)
+        self._limits: Limits | None = None
+        self._results: dict[str, Sequence[Measurement]] = {}
 
-def _result(results: dict[str, Sequence[Measurement]]) -> dict[str, Any]:
-    return {
-        "machine": {
-            "cores": os.cpu_count(),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "settings": {**SERVICES, **SIMULATOR},
-        "scenarios": {
-            name: [msgspec.to_builtins(m) for m in measurements]
-            for name, measurements in results.items()
-        },
-    }
+    async def through(self, names: Sequence[str]) -> int:
+        """Measure all these, report, and return the exit code."""
+        _cancel_on_signals()
+        try:
+            for name in names:
+                self._console.print(f"{name} …", highlight=False)
+                if name == LIMITS:
+                    self._limits = await measure_limits(self._home / name)
+                else:
+                    self._results[name] = await self._measured(name)
+                    for measurement in self._results[name]:
+                        report.show_progress(measurement, self._console)
+        except asyncio.CancelledError:
+            return INTERRUPTED
+        everything = [m for measurements in self._results.values() for m in measurements]
+        report.show(everything, self._limits, self._profiled, self._console)
+        sys.stdout.write(f"{json.dumps(self._json())}\n")
+        return 1 if any(m.outcome.problem for m in everything) else 0
+
+    async def _measured(self, name: str) -> Sequence[Measurement]:
+        """One scenario on a stack of its own, whose data are thrown away."""
+        log = MergedLog(self._log_file)
+        directory = self._home / name
+        try:
+            async with (
+                bench_stack(directory, log.show, self._profiled) as stack,
+                asyncio.timeout(SCENARIO_SECONDS),
+            ):
+                return await SCENARIOS[name](stack, self._options)
+        finally:
+            log.close()
+            # As root, the database is elsewhere: the stack knows where.
+            await Stack(directory, Ports.free(), {}).wipe()
+
+    def _json(self) -> dict[str, Any]:
+        limits = self._limits
+        return {
+            "machine": {
+                "cores": os.cpu_count(),
+                "system": platform.platform(),
+                "python": platform.python_version(),
+            },
+            "settings": {**SERVICES, **SIMULATOR},
+            "limits": limits and msgspec.to_builtins(limits) | limits.implied(),
+            "scenarios": {
+                name: [
+                    msgspec.to_builtins(m) | {"share_of_limit": limits and m.shares(limits)}
+                    for m in measurements
+                ]
+                for name, measurements in self._results.items()
+            },
+        }
 
 
 def _cancel_on_signals() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +11,8 @@ import msgspec
 
 from bench.accounting import Counters, Cpu, machine_cpu_seconds, peak_memory, read_cpu, spent
 from bench.job import Flow, Job, Outcome
+from bench.limits import Limits
+from bench.profile import Profile, Recording, profiled
 from bench.stack import BenchStack
 
 WARM_UP_ORDERS: Final = 500
@@ -35,6 +38,16 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     round_trips_per_order: dict[str, float]
     calls_per_order: dict[str, float]
     peak_memory_mib: dict[str, float]
+    profile: Profile | None = None
+
+    def shares(self, limits: Limits) -> dict[str, float]:
+        """How much of the implied speed was reached, and of the CPU the bare parts would need."""
+        return {
+            "orders_per_second": round(
+                self.outcome.orders_per_second / limits.orders_per_second, 3
+            ),
+            "cpu": round(limits.cpu_ms_per_order / self.total_cpu_ms_per_order, 3),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +77,10 @@ async def warm_up(stack: BenchStack, flow: Flow, key: str) -> None:
 async def measure(stack: BenchStack, name: str, job: Job) -> Measurement:
     """Put the load on, and wait until all of it is settled."""
     before = await begin(stack)
-    outcome = await stack.client.run(job)
-    return await conclude(stack, name, outcome, before)
+    async with _profiled(stack) as recording:
+        outcome = await stack.client.run(job)
+    measurement = await conclude(stack, name, outcome, before)
+    return msgspec.structs.replace(measurement, profile=recording.profile)
 
 
 async def begin(stack: BenchStack) -> Reading:
@@ -96,6 +111,12 @@ async def conclude(stack: BenchStack, name: str, outcome: Outcome, before: Readi
         calls_per_order=_per_order(before.calls, calls, orders),
         peak_memory_mib=peak_memory(stack.pids),
     )
+
+
+def _profiled(stack: BenchStack) -> AbstractAsyncContextManager[Recording]:
+    if stack.profiled is None:
+        return nullcontext(Recording())
+    return profiled(stack.pids[stack.profiled])
 
 
 def _per_order(before: Counters, after: Counters, orders: int) -> dict[str, float]:

@@ -3,39 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from bench.job import Spread
+from bench.limits import Limit, Limits
 from bench.measurement import Measurement
+from bench.profile import Profile
 
 
-def show_costs(measurements: Sequence[Measurement], console: Console) -> None:
-    """What an order costs: CPU, round trips, memory."""
-    seen = [m for m in measurements if m.outcome.orders]
-    if seen:
-        console.print(_per_name("CPU per order, ms", seen, _cpu))
-        console.print(_per_name("round trips per order", seen, lambda m: m.round_trips_per_order))
-        console.print(
-            _per_name("calls of venues and chain per order", seen, lambda m: m.calls_per_order)
-        )
-        console.print(_per_name("peak memory, MiB", seen, lambda m: m.peak_memory_mib))
-
-
-def show_speed(measurements: Sequence[Measurement], console: Console) -> None:
-    """Orders a second and latencies, then what else is to be said."""
+def show(
+    measurements: Sequence[Measurement],
+    limits: Limits | None,
+    profiled: str | None,
+    console: Console,
+) -> None:
+    """Everything: speed, what an order costs, the limits, the profiles."""
     seen = [m for m in measurements if m.outcome.orders]
     if seen:
         console.print(_speed(seen))
+        for title, read in _COSTS.items():
+            console.print(_per_name(title, seen, read))
     for measurement in measurements:
         for note in _notes(measurement):
             console.print(f"{measurement.name}: {note}", highlight=False, soft_wrap=True)
+    if limits:
+        _show_limits(limits, seen, console)
+    for m in seen:
+        if m.profile and profiled:
+            console.print(_profile(f"{profiled} during {m.name}", m.profile))
+
+
+def show_progress(measurement: Measurement, console: Console) -> None:
+    """One measurement in one line."""
+    console.print(
+        f"  {measurement.name}: {measurement.outcome.orders_per_second:,.0f} orders/s,"
+        f" {measurement.total_cpu_ms_per_order:.2f} ms of CPU per order",
+        highlight=False,
+    )
+
+
+def _profile(title: str, profile: Profile) -> Table:
+    table = Table(
+        *("%", "by itself", "%", "with what it calls"),
+        title=f"{title}, {profile.samples:,} samples",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for (own, own_percent), (function, percent) in zip(
+        profile.own, profile.cumulative, strict=False
+    ):
+        table.add_row(f"{own_percent:.1f}", own, f"{percent:.1f}", function)
+    return table
+
+
+def _show_limits(limits: Limits, measurements: Sequence[Measurement], console: Console) -> None:
+    table = Table(
+        *("bare", "a second", "server µs", "client µs"),
+        title="what this machine does",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for name in ("unary_call", "stream_message", "group_commit", "jetstream_publish"):
+        limit: Limit = getattr(limits, name)
+        table.add_row(
+            name.replace("_", " "),
+            f"{limit.per_second:,.0f}",
+            f"{limit.server_microseconds:.0f}",
+            f"{limit.client_microseconds:.0f}",
+        )
+    console.print(table)
+    console.print(
+        f"an order of these parts alone: {limits.cpu_ms_per_order:.2f} ms of CPU, "
+        f"{limits.orders_per_second:,.0f} orders/s on {limits.cores} cores",
+        highlight=False,
+    )
+    for m in measurements:
+        shares = m.shares(limits)
+        console.print(
+            f"{m.name}: {shares['orders_per_second']:.0%} of that speed,"
+            f" {shares['cpu']:.0%} of its CPU would do for these parts",
+            highlight=False,
+        )
 
 
 def _speed(measurements: Sequence[Measurement]) -> Table:
-    table = Table(title="speed; times in ms as p50 / p99 / p99.9", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title="speed; times in ms as p50 / p99 / p99.9", title_justify="left", box=SIMPLE_HEAD
+    )
     table.add_column("")
     for heading in ("orders/s", "orders", "submit", "order", "event", "CPU per order"):
         table.add_column(heading, justify="right")
@@ -96,3 +154,11 @@ def _notes(m: Measurement) -> Iterator[str]:
         )
     if outcome.held_back:
         yield f"{outcome.held_back:,} orders were not even sent: too many were unanswered"
+
+
+_COSTS: Final[Mapping[str, Callable[[Measurement], Mapping[str, float]]]] = {
+    "CPU per order, ms": _cpu,
+    "round trips per order": lambda m: m.round_trips_per_order,
+    "calls of venues and chain per order": lambda m: m.calls_per_order,
+    "peak memory, MiB": lambda m: m.peak_memory_mib,
+}

@@ -52,6 +52,7 @@ class BenchStack:
     client: LoadClient
     database: asyncpg.Connection[Any]
     round_trips: RoundTrips
+    profiled: str | None  # the service that is looked into while it is measured
 
     @property
     def pids(self) -> Mapping[str, int]:
@@ -77,7 +78,7 @@ class BenchStack:
 
 @asynccontextmanager
 async def bench_stack(
-    directory: Path, show: Callable[[str, str], None]
+    directory: Path, show: Callable[[str, str], None], profiled: str | None = None
 ) -> AsyncIterator[BenchStack]:
     """A running stack with its data in `directory`; all of it is stopped on leaving."""
     [monitor] = free_ports(1)
@@ -99,4 +100,4 @@ async def bench_stack(
         client = await opened.enter_async_context(
             load_client(stack.address, directory / "load.log")
         )
-        yield BenchStack(stack, nats, client, database, round_trips)
+        yield BenchStack(stack, nats, client, database, round_trips, profiled)
