@@ -13,7 +13,7 @@ class Flow(StrEnum):
 
     STREAM = "stream"  # SubmitOrders, with one WatchOrders for all of them
     UNARY = "unary"  # a SubmitOrder and a WatchOrder an order
-    WATCHERS = "watchers"  # a SubmitOrder an order, and many WatchOrders
+    WATCHERS = "watchers"  # rounds of SubmitOrders held until many WatchOrders are open
     ACCEPT = "accept"  # SubmitOrders only; nobody watches
     ACCEPT_UNARY = "accept_unary"  # SubmitOrder only
     OFFER = "offer"  # SubmitOrders at a given rate, whatever the answers, and one WatchOrders
@@ -31,6 +31,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0
     orders: int = 0
     watchers: int = 0
+    held_pid: int | None = None  # whom to stop so that orders are held
     orders_per_second: float = 0
     limit_seconds: float = 120
 

@@ -103,16 +103,22 @@ async def _do(stub: OrderServiceAsyncStub, job: Job) -> Outcome:
     except* TimeoutError:
         problem = f"not all was done after {job.limit_seconds:g} s"
     except* grpc.aio.AioRpcError as failures:
-        problem = _first(failures)
+        problem = _why(failures)
     return msgspec.structs.replace(tally.outcome(), problem=problem)
 
 
-def _first(failures: BaseExceptionGroup[grpc.aio.AioRpcError]) -> str:
-    error: BaseException = failures
+def _why(failures: BaseExceptionGroup[grpc.aio.AioRpcError]) -> str:
+    """What the call failed with that made all the others be cancelled."""
+    causes, _ = failures.split(_is_cause)
+    error: BaseException = causes or failures
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     assert isinstance(error, grpc.aio.AioRpcError)
     return f"{error.code().name}: {error.details()}"
+
+
+def _is_cause(error: BaseException) -> bool:
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() is not grpc.StatusCode.CANCELLED
 
 
 if __name__ == "__main__":

@@ -63,13 +63,7 @@ class Reading:
 
 async def warm_up(stack: BenchStack, flow: Flow, key: str) -> None:
     """Orders that nobody measures: pools are filled, code paths are warm."""
-    job = Job(
-        flow=flow,
-        key=f"{key}-warm",
-        orders=WARM_UP_ORDERS,
-        watchers=64,
-        limit_seconds=WARM_UP_SECONDS,
-    )
+    job = Job(flow=flow, key=f"{key}-warm", orders=WARM_UP_ORDERS, limit_seconds=WARM_UP_SECONDS)
     await stack.client.run(job)
     await stack.until_settled(SETTLE_SECONDS)
 

@@ -78,6 +78,14 @@ class Tally:
             slippage_bps=1000,
         )
 
+    def released(self) -> None:
+        """Open orders were held until now: their time begins."""
+        now = time.perf_counter()
+        for number in range(len(self.sent) - 1, -1, -1):
+            if number in self.final:
+                break
+            self.sent[number] = now
+
     def stop_sending(self) -> None:
         """The window is over; only the first time counts."""
         if self._sending:

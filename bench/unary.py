@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
 from typing import TYPE_CHECKING, Final
 
 import grpc
@@ -20,17 +25,46 @@ CALL_SECONDS: Final = 60.0
 
 async def unary(stub: OrderServiceAsyncStub, tally: Tally) -> None:
     """As many clients as orders in flight: each submits, watches to the end, and again."""
+
+    async def keep_trading() -> None:
+        while tally.may_send():
+            order_id = await _submit(stub, tally)
+            if order_id is not None:
+                await _watch(stub, tally, order_id, lambda: None)
+        tally.stop_sending()
+
     async with asyncio.TaskGroup() as group:
         for _ in range(tally.job.in_flight):
-            group.create_task(_keep_trading(stub, tally, watchers=1))
+            group.create_task(keep_trading())
 
 
 async def watchers(stub: OrderServiceAsyncStub, tally: Tally) -> None:
-    """The same with all the job's watchers spread evenly over the orders in flight."""
-    few, more = divmod(tally.job.watchers, tally.job.in_flight)
-    async with asyncio.TaskGroup() as group:
-        for slot in range(tally.job.in_flight):
-            group.create_task(_keep_trading(stub, tally, watchers=few + (slot < more)))
+    """Round after round: all watchers are there before the orders in flight may move."""
+    job = tally.job
+    assert job.held_pid is not None
+    while tally.may_send():
+        async with asyncio.TaskGroup() as group:
+            with _held(job.held_pid):
+                answers = [_submit(stub, tally) for _ in range(job.in_flight)]
+                orders = [order for order in await asyncio.gather(*answers) if order is not None]
+                live = []
+                for order_id, _ in zip(cycle(orders), range(job.watchers), strict=False):
+                    live.append(asyncio.Event())
+                    group.create_task(_watch(stub, tally, order_id, live[-1].set))
+                for event in live:
+                    await event.wait()
+                tally.released()
+    tally.stop_sending()
+
+
+@contextmanager
+def _held(pid: int) -> Iterator[None]:
+    """The process stands still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 async def accept(stub: OrderServiceAsyncStub, tally: Tally) -> None:
@@ -46,17 +80,7 @@ async def accept(stub: OrderServiceAsyncStub, tally: Tally) -> None:
     tally.stop_sending()
 
 
-async def _keep_trading(stub: OrderServiceAsyncStub, tally: Tally, *, watchers: int) -> None:
-    while tally.may_send():
-        order_id = await _submit(stub, tally)
-        if order_id:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(watchers):
-                    group.create_task(_watch(stub, tally, order_id))
-    tally.stop_sending()
-
-
-async def _submit(stub: OrderServiceAsyncStub, tally: Tally) -> str:
+async def _submit(stub: OrderServiceAsyncStub, tally: Tally) -> str | None:
     number = len(tally.sent)
     order = tally.send()
     try:
@@ -65,17 +89,20 @@ async def _submit(stub: OrderServiceAsyncStub, tally: Tally) -> str:
         if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
             raise
         tally.refuse(number, error.code().name)
-        return ""
+        return None
     tally.accept(number)
     return answer.order.order_id
 
 
-async def _watch(stub: OrderServiceAsyncStub, tally: Tally, order_id: str) -> None:
+async def _watch(
+    stub: OrderServiceAsyncStub, tally: Tally, order_id: str, live: Callable[[], object]
+) -> None:
     since = math.inf
     request = pb.WatchOrderRequest(order_id=order_id, after_sequence=0)
     async for response in stub.WatchOrder(request, timeout=CALL_SECONDS):
         now = time.time()
         since = min(since, now)
+        live()
         event = response.event
         number = tally.number(event)
         if number is None:
