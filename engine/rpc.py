@@ -30,6 +30,9 @@ INTERNAL_MESSAGE: Final = "internal error; it is in the server's log"
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 # What one connection may have under way; its further calls wait in the client.
 MAX_STREAMS: Final = 4096
+# What may wait to be taken up, of all connections. At gRPC's default, 1,000, calls that come in a
+# burst are cancelled by lot.
+MAX_WAITING_CALLS: Final = 4 * MAX_STREAMS
 # A connection that has not begun to speak HTTP/2 by then is closed.
 HANDSHAKE_SECONDS: Final = 10.0
 # A stopping grpc.aio server cancels calls that have arrived and not begun. So for a while before
@@ -280,6 +283,8 @@ async def serving(
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ("grpc.server.max_pending_requests", MAX_WAITING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING_CALLS),
             ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),

@@ -296,6 +296,11 @@ async def test_calls_that_do_not_fail_are_answered() -> None:
         ]
 
 
+async def test_a_burst_of_calls_is_answered_to_the_last() -> None:
+    async with client(Failing()) as c, asyncio.timeout(PATIENCE_SECONDS):
+        await asyncio.gather(*(quote(c) for _ in range(3000)))
+
+
 async def test_an_unknown_method_is_unimplemented() -> None:
     async with client(Failing()) as c, open_channel(f"127.0.0.1:{c.server.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
