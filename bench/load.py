@@ -89,12 +89,13 @@ async def _serve(address: str) -> None:
     async with channel(address) as opened:
         stub: OrderServiceAsyncStub = OrderServiceStub(opened)
         while line := await loop.run_in_executor(None, sys.stdin.readline):
-            outcome = await _do(stub, msgspec.json.decode(line, type=Job))
+            outcome = await do(stub, msgspec.json.decode(line, type=Job))
             sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
             sys.stdout.flush()
 
 
-async def _do(stub: OrderServiceAsyncStub, job: Job) -> Outcome:
+async def do(stub: OrderServiceAsyncStub, job: Job) -> Outcome:
+    """Do the job. What stops it half way is told as the outcome's problem."""
     tally = Tally(job)
     problem = None
     try:
