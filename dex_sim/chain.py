@@ -170,13 +170,16 @@ class Chain:
 
         Raises Refused when too many wait already, or when its fee cannot be paid.
         """
-        if self.accounts.balance(transaction.wallet, LAMPORTS) < transaction.fee_lamports:
+        if (
+            self.accounts.balance(transaction.message.wallet, LAMPORTS)
+            < transaction.message.fee_lamports
+        ):
             raise Refused(Reason.INSUFFICIENT_FUNDS, "too few lamports for the network fee")
         if len(self._mempool) >= MEMPOOL_LIMIT:
             raise Refused(Reason.NODE_UNAVAILABLE, "too many transactions are waiting")
         pending: Pending | None = Pending(transaction)
         if self.faults:
-            signed_with = self._block_of.get(transaction.blockhash)
+            signed_with = self._block_of.get(transaction.message.blockhash)
             last_height = signed_with.last_valid_height if signed_with else 0
             pending = taken(transaction, self.faults, self.head.height + 1, last_height)
         if pending:
@@ -280,7 +283,7 @@ class Chain:
         return self._lives(transaction, height) and transaction.signature not in self._sightings
 
     def _lives(self, transaction: Transaction, height: int) -> bool:
-        signed_with = self._block_of.get(transaction.blockhash)
+        signed_with = self._block_of.get(transaction.message.blockhash)
         return signed_with is not None and height <= signed_with.last_valid_height
 
     def _switch_forks(self, forks: Sequence[Injected]) -> None:
@@ -324,7 +327,7 @@ class Chain:
         if fork.sends_again(how):
             due = self._slot + how.restored_after_slots
             self._returning.append((due, landing.transaction))
-        self.signature_feeds.publish(landing.transaction.wallet, [signature])
+        self.signature_feeds.publish(landing.transaction.message.wallet, [signature])
         self._publish_pools(draft)
 
     def _send_again(self) -> None:
@@ -377,7 +380,7 @@ class Chain:
             if any(before < block.slot + depth <= self._common_slot for depth in depths):
                 for landing in landings:
                     signature = landing.transaction.signature
-                    self.signature_feeds.publish(landing.transaction.wallet, [signature])
+                    self.signature_feeds.publish(landing.transaction.message.wallet, [signature])
         slowest = min(head.slot for head in self.heads)
         while self._unfinalized and self._unfinalized[0][0].slot + self._deepest <= slowest:
             self._unfinalized.popleft()

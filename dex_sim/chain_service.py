@@ -239,9 +239,9 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
             return None
         occasion = Occasion(
             call,
-            (CHAIN, *(swap.venue for swap in transaction.swaps)),
+            (CHAIN, *(swap.venue for swap in transaction.message.swaps)),
             node.name,
-            lambda: subjects_of_memo(transaction.memo),
+            lambda: subjects_of_memo(transaction.message.memo),
         )
         for fault in self._faults.hitting(Site.ITEM, occasion):
             return Failure(Reason(fault.refuse.reason), "injected")
@@ -255,7 +255,7 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
         refusal = self._refusal("SimulateTransactions", node, transaction)
         return pb.SimulationResult(
             error=_error(refusal or self._chain.simulate(transaction)),
-            compute_units=transaction.compute_units,
+            compute_units=transaction.message.compute_units,
         )
 
     def _send(self, node: Node, raw: bytes) -> pb.SendResult:
@@ -280,7 +280,7 @@ def _subjects(transactions: Sequence[bytes]) -> Iterator[Subject]:
     for raw in transactions:
         # What is no transaction is about nobody.
         with suppress(Refused):
-            yield from subjects_of_memo(read_transaction(raw).memo)
+            yield from subjects_of_memo(read_transaction(raw).message.memo)
 
 
 def _error(failure: Failure | None) -> pb.TransactionError | None:

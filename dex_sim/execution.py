@@ -95,28 +95,28 @@ def land(transaction: Transaction, accounts: Accounts, yields: Yield) -> Outcome
 
     Raises Refused when the wallet cannot pay the fee: then nothing happens at all.
     """
-    if accounts.balance(transaction.wallet, LAMPORTS) < transaction.fee_lamports:
+    if accounts.balance(transaction.message.wallet, LAMPORTS) < transaction.message.fee_lamports:
         raise Refused(Reason.INSUFFICIENT_FUNDS, "too few lamports for the network fee")
     draft = accounts.draft()
-    failure = transaction.failure
+    failure = transaction.message.failure
     fills: tuple[Fill, ...] = ()
     if failure is None:
         try:
-            fills = tuple([_swap(swap, draft, yields) for swap in transaction.swaps])
+            fills = tuple([_swap(swap, draft, yields) for swap in transaction.message.swaps])
         except Refused as refused:
             failure, draft = refused.failure, accounts.draft()
     changes = tuple(
         Change(owner, mint, accounts.balance(owner, mint), after)
         for (owner, mint), after in draft.balances.items()
     )
-    draft.add(transaction.wallet, LAMPORTS, -transaction.fee_lamports)
+    draft.add(transaction.message.wallet, LAMPORTS, -transaction.message.fee_lamports)
     accounts.adopt(draft)
     return Outcome(
         signature=transaction.signature,
-        wallet=transaction.wallet,
+        wallet=transaction.message.wallet,
         failure=failure,
-        fee_lamports=transaction.fee_lamports,
-        memo=transaction.memo,
+        fee_lamports=transaction.message.fee_lamports,
+        memo=transaction.message.memo,
         changes=changes,
         fills=fills,
     )

@@ -24,7 +24,7 @@ def switched(
     if how.result != pb.FORK_RESULT_FLIPPED:
         return None, draft
     if outcome.failure is None:
-        draft.add(transaction.wallet, LAMPORTS, -outcome.fee_lamports)
+        draft.add(transaction.message.wallet, LAMPORTS, -outcome.fee_lamports)
         return _failed(outcome), draft
     try:
         good = land(transaction, draft, _at_least_the_floor)

@@ -25,8 +25,8 @@ class Pending:
 def occasion_of(transaction: Transaction) -> Occasion:
     """A transaction as something that may go wrong."""
     return Occasion(
-        venues=[swap.venue for swap in transaction.swaps],
-        subjects=lambda: subjects_of_memo(transaction.memo),
+        venues=[swap.venue for swap in transaction.message.swaps],
+        subjects=lambda: subjects_of_memo(transaction.message.memo),
     )
 
 
@@ -55,4 +55,4 @@ def taken(
 
 
 def _can_slip(transaction: Transaction) -> bool:
-    return any(swap.min_amount_out > 1 for swap in transaction.swaps)
+    return any(swap.min_amount_out > 1 for swap in transaction.message.swaps)

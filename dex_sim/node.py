@@ -54,7 +54,7 @@ class Node:
         sighting = chain.sighting(transaction.signature)
         if sighting is not None and sighting.slot <= self.head.slot:
             raise Refused(Reason.ALREADY_PROCESSED, "this signature landed before")
-        signed_with = chain.block_of(transaction.blockhash)
+        signed_with = chain.block_of(transaction.message.blockhash)
         if (
             signed_with is None
             or signed_with.slot > self.head.slot

@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
-from solders.instruction import Instruction
 from solders.message import MessageV0
+from solders.pubkey import Pubkey
+from solders.signature import Signature
 from solders.transaction import SanitizeError, VersionedTransaction
 
 from engine import programs
@@ -70,15 +72,15 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
-class Transaction:
-    """What a transaction asks for.
+class Message:
+    """What a transaction asks for, signed or not.
 
     `failure` is set when its instructions are known to fail wherever they land; the fee is due
     all the same.
     """
 
-    wire: VersionedTransaction
-    signature: str
+    wire: bytes
+    signers: tuple[Pubkey, ...]
     wallet: str
     blockhash: str
     fee_lamports: int
@@ -87,36 +89,70 @@ class Transaction:
     swaps: tuple[Swap, ...]
     failure: Failure | None
 
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A message, and what is said to be the signatures of those who must sign it."""
+
+    message: Message
+    signatures: tuple[Signature, ...]
+    signature: str
+
     def verify(self) -> None:
         """Raises Refused unless everybody who must sign signed this very message."""
-        if not all(self.wire.verify_with_results()):
+        message = self.message
+        if not all(
+            signature.verify(signer, message.wire)
+            for signature, signer in zip(self.signatures, message.signers, strict=True)
+        ):
             raise Refused(Reason.SIGNATURE_INVALID, "a signature does not verify")
 
 
 def read_transaction(raw: bytes) -> Transaction:
     """Read the wire format, signed or not; Refused(MALFORMED) when it is not one."""
-    wire = _wire(raw)
+    if len(raw) > MAX_WIRE_BYTES:
+        raise Refused(Reason.MALFORMED, f"longer than {MAX_WIRE_BYTES} bytes")
+    # One byte tells their number: more than it can tell would not fit.
+    signed_until = 1 + Signature.LENGTH * raw[0] if raw else 1
+    if len(raw) < signed_until:
+        raise Refused(Reason.MALFORMED, "shorter than its signatures")
+    message = _message(raw[:1], raw[signed_until:])
+    signatures = tuple(
+        [
+            Signature(raw[start : start + Signature.LENGTH])
+            for start in range(1, signed_until, Signature.LENGTH)
+        ]
+    )
+    return Transaction(message, signatures, str(signatures[0]))
+
+
+# The same message comes to be simulated, sent, and sent again.
+@lru_cache(maxsize=2048)
+def _message(count: bytes, raw: bytes) -> Message:
+    """Read a message that comes with that many signatures, whichever they are."""
+    wire = _wire(count + bytes(Signature.LENGTH * count[0]) + raw)
     message = wire.message
-    assert isinstance(message, MessageV0)
+    if not isinstance(message, MessageV0):
+        raise Refused(Reason.MALFORMED, "not a version 0 transaction")
     try:
-        instructions = programs.instructions_of(message)
+        calls = programs.shape_of(message).calls
     except ValueError as error:
         raise Refused(Reason.MALFORMED, str(error)) from None
 
-    limit, price = DEFAULT_UNITS_AN_INSTRUCTION * len(instructions), 0
+    limit, price = DEFAULT_UNITS_AN_INSTRUCTION * len(calls), 0
     units, memo = 0, ""
     swaps: list[Swap] = []
     failure: Failure | None = None
-    for instruction in instructions:
+    for call, instruction in zip(calls, message.instructions, strict=True):
         try:
-            if instruction.program_id == programs.COMPUTE_BUDGET_PROGRAM:
+            if call.program == programs.COMPUTE_BUDGET_PROGRAM:
                 units += BUDGET_UNITS
                 limit, price = _budget(instruction.data, limit, price)
-            elif instruction.program_id == programs.MEMO_PROGRAM:
+            elif call.program == programs.MEMO_PROGRAM:
                 units += MEMO_UNITS
                 memo = instruction.data.decode()
             else:
-                swap = _swap(instruction)
+                swap = _swap(call, instruction.data)
                 units += SWAP_UNITS[swap.venue]
                 swaps.append(swap)
         except ValueError as error:
@@ -125,13 +161,13 @@ def read_transaction(raw: bytes) -> Transaction:
         failure = failure or Failure(
             Reason.PROGRAM_FAILED, f"needs {units} compute units, its limit is {limit}"
         )
-    fee = LAMPORTS_A_SIGNATURE * len(wire.signatures) + -(-limit * price // 1_000_000)
-    return Transaction(
-        wire=wire,
-        signature=str(wire.signatures[0]),
-        wallet=str(message.account_keys[0]),
+    keys = message.account_keys
+    return Message(
+        wire=raw,
+        signers=tuple(keys[: len(wire.signatures)]),
+        wallet=str(keys[0]),
         blockhash=str(message.recent_blockhash),
-        fee_lamports=fee,
+        fee_lamports=LAMPORTS_A_SIGNATURE * len(wire.signatures) + -(-limit * price // 1_000_000),
         compute_units=units,
         memo=memo,
         swaps=tuple(swaps),
@@ -140,8 +176,6 @@ def read_transaction(raw: bytes) -> Transaction:
 
 
 def _wire(raw: bytes) -> VersionedTransaction:
-    if len(raw) > MAX_WIRE_BYTES:
-        raise Refused(Reason.MALFORMED, f"longer than {MAX_WIRE_BYTES} bytes")
     try:
         wire = VersionedTransaction.from_bytes(raw)
         wire.sanitize()
@@ -150,8 +184,6 @@ def _wire(raw: bytes) -> VersionedTransaction:
     # solders reads past a tail; the wire format has none.
     if bytes(wire) != raw:
         raise Refused(Reason.MALFORMED, "bytes follow the transaction")
-    if not isinstance(wire.message, MessageV0):
-        raise Refused(Reason.MALFORMED, "not a version 0 transaction")
     return wire
 
 
@@ -163,10 +195,10 @@ def _budget(data: bytes, limit: int, price: int) -> tuple[int, int]:
     raise ValueError("unknown compute budget instruction")
 
 
-def _swap(instruction: Instruction) -> Swap:
-    terms = programs.read_swap(instruction)
+def _swap(call: programs.Call, data: bytes) -> Swap:
+    terms = programs.read_swap(call, data)
     if terms is None:
-        raise ValueError(f"no program at {instruction.program_id}")
+        raise ValueError(f"no program at {call.program}")
     return Swap(
         venue=terms.venue,
         pool=str(terms.pool),

@@ -7,13 +7,14 @@ can check an instruction without trusting who built it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
+from functools import cached_property, lru_cache
+from typing import Final, NamedTuple
 
-from solders.instruction import AccountMeta, Instruction
-from solders.message import MessageV0
+from solders.hash import Hash
+from solders.instruction import AccountMeta, CompiledInstruction, Instruction
+from solders.message import MessageHeader, MessageV0
 from solders.pubkey import Pubkey
 from solders.token.associated import get_associated_token_address
 
@@ -74,40 +75,73 @@ class SwapTerms:
             raise ValueError("min_amount_out must be 0 to 2^64-1")
 
 
+class Parties(NamedTuple):
+    """Between whom a swap goes, and through what: its terms without the amounts."""
+
+    venue: str
+    pool: Pubkey
+    mint_in: Pubkey
+    mint_out: Pubkey
+    wallet: Pubkey
+
+
+class Call:
+    """A program, and the accounts that an instruction hands to it."""
+
+    def __init__(self, program: Pubkey, accounts: Sequence[AccountMeta]) -> None:
+        self.program = program
+        self.accounts = tuple(accounts)
+
+    @cached_property
+    def parties(self) -> Parties:
+        """The parties of a swap; the program must be a venue's.
+
+        Every account is compared with the one derived from them, its privileges too; only the
+        wallet may be writable beyond the layout, because the fee payer of a message is. Raises
+        ValueError when one is another.
+        """
+        return _READERS[self.program](self.accounts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """All of a message but its blockhash and what it hands to its programs as data."""
+
+    writable: frozenset[Pubkey]
+    calls: tuple[Call, ...]
+
+
 def swap_instructions(terms: SwapTerms) -> list[Instruction]:
     """The venue's instructions for a swap by these terms."""
-    amounts = _AMOUNTS.pack(terms.amount_in, terms.min_amount_out)
-    if terms.venue == "raydium":
-        data = _CPMM_TAG + amounts
-        accounts = _cpmm_accounts(
-            terms.pool, terms.mint_in, terms.mint_out, terms.wallet, CPMM_CONFIG
-        )
-    else:
-        data = _DLMM_TAG + amounts + _DLMM_TAIL
-        x, y = sorted((terms.mint_in, terms.mint_out), key=bytes)
-        accounts = _dlmm_accounts(terms.pool, terms.mint_in, terms.mint_out, terms.wallet, x, y)
-    return [Instruction(PROGRAM_OF_VENUE[terms.venue], data, list(accounts))]
+    tag, tail = (_CPMM_TAG, b"") if terms.venue == "raydium" else (_DLMM_TAG, _DLMM_TAIL)
+    data = tag + _AMOUNTS.pack(terms.amount_in, terms.min_amount_out) + tail
+    return [Instruction(PROGRAM_OF_VENUE[terms.venue], data, list(_agreed(parties_of(terms))))]
 
 
-def read_swap(instruction: Instruction) -> SwapTerms | None:
-    """The terms of a swap instruction; None when the program is not a venue's.
+def parties_of(terms: SwapTerms) -> Parties:
+    """The parties to these terms."""
+    return Parties(terms.venue, terms.pool, terms.mint_in, terms.mint_out, terms.wallet)
 
-    Every account is compared with the one derived from the terms, its privileges too; only the
-    wallet may be writable beyond the layout, because the fee payer of a message is. Raises
-    ValueError when a venue's program is called with anything else.
+
+def read_swap(call: Call, data: bytes) -> SwapTerms | None:
+    """The terms of a swap; None when the program is not a venue's.
+
+    Raises ValueError when a venue's program is called with anything else.
     """
-    if instruction.program_id == RAYDIUM_CPMM:
-        return _read_cpmm(instruction)
-    if instruction.program_id == METEORA_DLMM:
-        return _read_dlmm(instruction)
-    return None
+    if call.program == RAYDIUM_CPMM:
+        amounts = _amounts(data, _CPMM_TAG, b"")
+    elif call.program == METEORA_DLMM:
+        amounts = _amounts(data, _DLMM_TAG, _DLMM_TAIL)
+    else:
+        return None
+    return SwapTerms(*call.parties, *amounts)
 
 
-def agreed_writable_accounts(terms: SwapTerms) -> frozenset[Pubkey]:
+@lru_cache(maxsize=1024)
+def agreed_writable_accounts(parties: Parties) -> frozenset[Pubkey]:
     """All that a transaction with this swap may write: the wallet, its two token accounts and
     the pool's own accounts."""
-    [swap] = swap_instructions(terms)
-    return frozenset({terms.wallet, *(a.pubkey for a in swap.accounts if a.is_writable)})
+    return frozenset({parties.wallet, *(a.pubkey for a in _agreed(parties) if a.is_writable)})
 
 
 def memo(text: str) -> Instruction:
@@ -115,29 +149,55 @@ def memo(text: str) -> Instruction:
     return Instruction(MEMO_PROGRAM, text.encode(), [])
 
 
-def instructions_of(message: MessageV0) -> list[Instruction]:
-    """The message's instructions with their accounts spelled out.
+def shape_of(message: MessageV0) -> Shape:
+    """The message's shape, with a call for each instruction, in their order.
 
     An account has the privileges it has in the whole message. Raises ValueError when an account
     is not in the message itself (address lookup tables are not read).
     """
     if message.address_table_lookups:
         raise ValueError("address lookup tables are not supported")
+    header = message.header
+    return _shape(
+        header.num_required_signatures,
+        header.num_readonly_signed_accounts,
+        header.num_readonly_unsigned_accounts,
+        tuple(message.account_keys),
+        tuple([(each.program_id_index, each.accounts) for each in message.instructions]),
+    )
+
+
+# A wallet's swaps have few shapes, and accounts are dear to compare one by one.
+@lru_cache(maxsize=1024)
+def _shape(
+    signed: int,
+    readonly_signed: int,
+    readonly_unsigned: int,
+    keys: tuple[Pubkey, ...],
+    called: tuple[tuple[int, bytes], ...],
+) -> Shape:
+    message = MessageV0(
+        MessageHeader(signed, readonly_signed, readonly_unsigned),
+        list(keys),
+        Hash.default(),
+        [CompiledInstruction(program, b"", accounts) for program, accounts in called],
+        [],
+    )
     metas = [
         AccountMeta(key, message.is_signer(index), message.is_maybe_writable(index))
-        for index, key in enumerate(message.account_keys)
+        for index, key in enumerate(keys)
     ]
     try:
-        return [
-            Instruction(
-                metas[compiled.program_id_index].pubkey,
-                compiled.data,
-                [metas[index] for index in compiled.accounts],
-            )
-            for compiled in message.instructions
+        calls = [
+            Call(metas[program].pubkey, [metas[index] for index in accounts])
+            for program, accounts in called
         ]
     except IndexError:
         raise ValueError("an instruction names an account that the message lacks") from None
+    return Shape(
+        writable=frozenset([meta.pubkey for meta in metas if meta.is_writable]),
+        calls=tuple(calls),
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -212,29 +272,37 @@ def _dlmm_accounts(
     )
 
 
-def _read_cpmm(instruction: Instruction) -> SwapTerms:
-    amount_in, min_amount_out = _amounts(instruction.data, _CPMM_TAG, b"")
-    accounts = instruction.accounts
+def _agreed(parties: Parties) -> tuple[AccountMeta, ...]:
+    venue, pool, mint_in, mint_out, wallet = parties
+    if venue == "raydium":
+        return _cpmm_accounts(pool, mint_in, mint_out, wallet, CPMM_CONFIG)
+    x, y = sorted((mint_in, mint_out), key=bytes)
+    return _dlmm_accounts(pool, mint_in, mint_out, wallet, x, y)
+
+
+def _cpmm_parties(accounts: Sequence[AccountMeta]) -> Parties:
     if len(accounts) != 13:
         raise ValueError("swap_base_input takes 13 accounts")
     wallet, config, pool, mint_in, mint_out = (accounts[i].pubkey for i in (0, 2, 3, 10, 11))
-    terms = SwapTerms("raydium", pool, mint_in, mint_out, wallet, amount_in, min_amount_out)
     # The fee tier is the pool's own business: read-only, and the program checks it.
     _require(accounts, _cpmm_accounts(pool, mint_in, mint_out, wallet, config), wallet)
-    return terms
+    return Parties("raydium", pool, mint_in, mint_out, wallet)
 
 
-def _read_dlmm(instruction: Instruction) -> SwapTerms:
-    amount_in, min_amount_out = _amounts(instruction.data, _DLMM_TAG, _DLMM_TAIL)
-    accounts = instruction.accounts
+def _dlmm_parties(accounts: Sequence[AccountMeta]) -> Parties:
     if len(accounts) != 16 + len(_DLMM_BIN_ARRAYS):
         raise ValueError("swap2 takes 16 accounts and the bin arrays")
     pool, pays, x, y, wallet = (accounts[i].pubkey for i in (0, 4, 6, 7, 10))
     # Which way it goes shows only in the account that pays.
     mint_in, mint_out = (x, y) if pays == token_account(wallet, x) else (y, x)
-    terms = SwapTerms("meteora", pool, mint_in, mint_out, wallet, amount_in, min_amount_out)
     _require(accounts, _dlmm_accounts(pool, mint_in, mint_out, wallet, x, y), wallet)
-    return terms
+    return Parties("meteora", pool, mint_in, mint_out, wallet)
+
+
+_READERS: Final[Mapping[Pubkey, Callable[[Sequence[AccountMeta]], Parties]]] = {
+    RAYDIUM_CPMM: _cpmm_parties,
+    METEORA_DLMM: _dlmm_parties,
+}
 
 
 def _amounts(data: bytes, tag: bytes, tail: bytes) -> tuple[int, int]:
@@ -244,7 +312,7 @@ def _amounts(data: bytes, tag: bytes, tail: bytes) -> tuple[int, int]:
     return amount_in, min_amount_out
 
 
-def _require(found: list[AccountMeta], agreed: tuple[AccountMeta, ...], wallet: Pubkey) -> None:
+def _require(found: Sequence[AccountMeta], agreed: tuple[AccountMeta, ...], wallet: Pubkey) -> None:
     for position, (account, expected) in enumerate(zip(found, agreed, strict=True)):
         if account == expected:
             continue

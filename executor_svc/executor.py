@@ -46,7 +46,9 @@ class Executor:
         self._chain = chain
         self._blockhash = RecentBlockhash(chain)
         self._wallet = wallet
-        self.wallet = str(wallet.pubkey())
+        # Derived anew each time it is asked for, and dear.
+        self._address = wallet.pubkey()
+        self.wallet = str(self._address)
         # Orders signed here, by signature, until they are settled: the chain's hints name
         # signatures. Losing one costs a moment, the settlement finds every order by itself.
         self.signed: dict[str, Order] = {}
@@ -118,7 +120,7 @@ class Executor:
             pool=Pubkey.from_string(route.pool),
             mint_in=Pubkey.from_string(request.token_in),
             mint_out=Pubkey.from_string(request.token_out),
-            wallet=self._wallet.pubkey(),
+            wallet=self._address,
             amount_in=request.amount_in,
             min_amount_out=floor,
         )
@@ -130,7 +132,7 @@ class Executor:
                 mint_out=request.token_out,
                 amount_in=request.amount_in,
                 min_amount_out=floor,
-                wallet=str(terms.wallet),
+                wallet=self.wallet,
             )
         )
         number = order.next_number

@@ -10,7 +10,7 @@ from solders.compute_budget import set_compute_unit_limit, set_compute_unit_pric
 from solders.hash import Hash
 from solders.instruction import Instruction
 from solders.keypair import Keypair
-from solders.message import MessageV0
+from solders.message import MessageV0, to_bytes_versioned
 from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 
@@ -24,6 +24,11 @@ MAX_NUMBER: Final = 2**15 - 1
 # A swap takes 30–80 thousand units; the price is in micro-lamports a unit.
 COMPUTE_UNIT_LIMIT: Final = 200_000
 COMPUTE_UNIT_PRICE: Final = 10_000
+
+_BUDGET: Final = (
+    set_compute_unit_limit(COMPUTE_UNIT_LIMIT),
+    set_compute_unit_price(COMPUTE_UNIT_PRICE),
+)
 
 
 class Memo(NamedTuple):
@@ -59,15 +64,7 @@ def compose(terms: SwapTerms, swap: Sequence[Instruction], memo: str, blockhash:
     """
     try:
         message = MessageV0.try_compile(
-            terms.wallet,
-            [
-                set_compute_unit_limit(COMPUTE_UNIT_LIMIT),
-                set_compute_unit_price(COMPUTE_UNIT_PRICE),
-                *swap,
-                programs.memo(memo),
-            ],
-            [],
-            Hash.from_string(blockhash),
+            terms.wallet, [*_BUDGET, *swap, programs.memo(memo)], [], Hash.from_string(blockhash)
         )
     except ValueError as error:
         raise _unagreed(str(error)) from None
@@ -78,37 +75,40 @@ def compose(terms: SwapTerms, swap: Sequence[Instruction], memo: str, blockhash:
 def check(message: MessageV0, terms: SwapTerms, memo: str) -> None:
     """Refuse a message that does anything but this one swap with this memo.
 
-    Raises Refused for a program, signer, writable account, amount, floor or memo that was not
-    agreed. Nothing in it is taken on the venue's word.
+    Raises Refused for a program, signer, writable account, amount, floor, compute budget or memo
+    that was not agreed. Nothing in it is taken on the venue's word.
     """
     if message.header.num_required_signatures != 1 or message.account_keys[0] != terms.wallet:
         raise _unagreed("it asks for signers other than the wallet")
     try:
-        instructions = programs.instructions_of(message)
-        swaps = [swap for i in instructions if (swap := programs.read_swap(i)) is not None]
+        shape = programs.shape_of(message)
+        called = [
+            (call, instruction.data)
+            for call, instruction in zip(shape.calls, message.instructions, strict=True)
+        ]
+        swaps = [swap for each in called if (swap := programs.read_swap(*each)) is not None]
     except ValueError as error:
         raise _unagreed(str(error)) from None
     if swaps != [terms]:
         raise _unagreed("it holds another swap than the one agreed, or none, or several")
-    memos = [i.data for i in instructions if i.program_id == programs.MEMO_PROGRAM]
-    if memos != [memo.encode()]:
+    if [data for call, data in called if call.program == programs.MEMO_PROGRAM] != [memo.encode()]:
         raise _unagreed("its memo is not the attempt's")
     known = {
         programs.COMPUTE_BUDGET_PROGRAM,
         programs.MEMO_PROGRAM,
         programs.PROGRAM_OF_VENUE[terms.venue],
     }
-    foreign = {str(i.program_id) for i in instructions if i.program_id not in known}
+    foreign = {str(call.program) for call, _ in called if call.program not in known}
     if foreign:
         raise _unagreed(f"it calls programs that were not agreed: {', '.join(sorted(foreign))}")
-    agreed = programs.agreed_writable_accounts(terms)
-    unagreed = [
-        str(key)
-        for index, key in enumerate(message.account_keys)
-        if message.is_maybe_writable(index) and key not in agreed
-    ]
+    unagreed = shape.writable - programs.agreed_writable_accounts(programs.parties_of(terms))
     if unagreed:
-        raise _unagreed(f"it may write accounts that were not agreed: {', '.join(unagreed)}")
+        names = ", ".join(sorted(map(str, unagreed)))
+        raise _unagreed(f"it may write accounts that were not agreed: {names}")
+    # The wallet pays what the budget says, whatever the swap.
+    budget = [data for call, data in called if call.program == programs.COMPUTE_BUDGET_PROGRAM]
+    if budget != [instruction.data for instruction in _BUDGET]:
+        raise _unagreed("its compute budget is not the one agreed")
 
 
 def unsigned(message: MessageV0) -> bytes:
@@ -117,9 +117,12 @@ def unsigned(message: MessageV0) -> bytes:
 
 
 def sign(message: MessageV0, wallet: Keypair) -> tuple[str, bytes]:
-    """Signature (base58) and bytes: the same for the same message, so known before sending."""
-    transaction = VersionedTransaction(message, [wallet])
-    return str(transaction.signatures[0]), bytes(transaction)
+    """Signature (base58) and bytes: the same for the same message, so known before sending.
+
+    The wallet must be the message's only signer, as `check` makes sure.
+    """
+    signature = wallet.sign_message(to_bytes_versioned(message))
+    return str(signature), bytes(VersionedTransaction.populate(message, [signature]))
 
 
 def _unagreed(what: str) -> Refused:

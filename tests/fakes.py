@@ -113,16 +113,14 @@ class FakeChain:
             return
         if self.height > self._expiry[str(message.recent_blockhash)]:
             return
-        [terms] = [
-            terms
-            for instruction in programs.instructions_of(message)
-            if (terms := programs.read_swap(instruction))
+        called = [
+            (call, instruction.data)
+            for call, instruction in zip(
+                programs.shape_of(message).calls, message.instructions, strict=True
+            )
         ]
-        [memo] = [
-            instruction.data.decode()
-            for instruction in programs.instructions_of(message)
-            if instruction.program_id == programs.MEMO_PROGRAM
-        ]
+        [terms] = [terms for each in called if (terms := programs.read_swap(*each))]
+        [memo] = [data.decode() for call, data in called if call.program == programs.MEMO_PROGRAM]
         self.landed[signature] = Landed(self.height, self.reverts, terms, memo)
 
     def _answer(self) -> None:

@@ -12,7 +12,14 @@ from solders.message import MessageV0
 from solders.pubkey import Pubkey
 
 from engine import programs
-from engine.programs import SwapTerms, agreed_writable_accounts, read_swap, swap_instructions
+from engine.programs import (
+    Call,
+    SwapTerms,
+    agreed_writable_accounts,
+    parties_of,
+    shape_of,
+    swap_instructions,
+)
 
 SOL = Pubkey.from_string("So11111111111111111111111111111111111111112")
 USDC = Pubkey.from_string("EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v")
@@ -32,6 +39,11 @@ def terms(venue: str, amount_in: int = 5, *, sell: bool = True) -> SwapTerms:
 def swap(venue: str) -> Instruction:
     [instruction] = swap_instructions(terms(venue))
     return instruction
+
+
+def read_swap(instruction: Instruction) -> SwapTerms | None:
+    call = Call(instruction.program_id, instruction.accounts)
+    return programs.read_swap(call, instruction.data)
 
 
 def with_account(instruction: Instruction, position: int, account: AccountMeta) -> Instruction:
@@ -62,11 +74,12 @@ def test_terms_come_back_from_a_whole_message_too(venue: str, sell: bool) -> Non
         WALLET, [*swap_instructions(agreed), programs.memo("hello")], [], Hash.default()
     )
 
-    instructions = programs.instructions_of(message)
+    shape = shape_of(message)
 
-    assert [read_swap(instruction) for instruction in instructions] == [agreed, None]
+    called = zip(shape.calls, message.instructions, strict=True)
+    assert [programs.read_swap(call, each.data) for call, each in called] == [agreed, None]
     writable = {key for i, key in enumerate(message.account_keys) if message.is_maybe_writable(i)}
-    assert writable == agreed_writable_accounts(agreed)
+    assert shape.writable == writable == agreed_writable_accounts(parties_of(agreed))
 
 
 @given(venues, st.data())
