@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from itertools import islice
@@ -20,7 +20,7 @@ from dex_sim.effects import MAX_LAG_SLOTS, Site
 from dex_sim.execution import LAMPORTS, Accounts, Outcome, land
 from dex_sim.faults import Faults, Injected, Occasion
 from dex_sim.feed import Feeds
-from dex_sim.ledger import BLOCKHASH_LIFE_BLOCKS, Block, Ledger
+from dex_sim.ledger import BLOCKHASH_LIFE_BLOCKS, Block, Landed, Ledger, landed_in
 from dex_sim.mempool import Pending, occasion_of, taken
 from dex_sim.transaction import Failure, Reason, Refused, Swap, Transaction
 
@@ -46,14 +46,6 @@ class Rules:
     execution_slippage_bps: Range
     nodes: int
     node_lag_slots: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """That a signature landed, where, and how."""
-
-    slot: int
-    failure: Failure | None
 
 
 @dataclass(slots=True, eq=False)
@@ -88,7 +80,7 @@ class Chain:
         self._returning: list[tuple[int, Transaction]] = []
         self._blocks: list[Block] = []
         self._block_of: dict[str, Block] = {}
-        self._sightings: dict[str, Sighting] = {}
+        self._sightings: dict[str, Landed] = {}
         # Signatures by block, to forget the sightings in the end.
         self._landed: deque[tuple[Block, list[str]]] = deque()
         self._unfinalized: deque[tuple[Block, list[Landing]]] = deque()
@@ -150,8 +142,8 @@ class Chain:
         """The block of a recent blockhash."""
         return self._block_of.get(blockhash)
 
-    def sighting(self, signature: str) -> Sighting | None:
-        """Where a signature landed, unless that is so long ago that it could not land again."""
+    def sighting(self, signature: str) -> Landed | None:
+        """What landed, unless that is so long ago that it could not land again."""
         return self._sightings.get(signature)
 
     def landed_after(self, slot: int) -> Iterator[Outcome]:
@@ -214,8 +206,8 @@ class Chain:
             reserve_a, reserve_b, volatility_ppm = states.get(
                 pool.address, (pool.reserve_a, pool.reserve_b, pool.volatility_ppm)
             )
-            self.accounts.pools[pool.address] = replace(
-                pool, reserve_a=reserve_a, reserve_b=reserve_b, volatility_ppm=volatility_ppm
+            self.accounts.pools[pool.address] = pool._replace(
+                reserve_a=reserve_a, reserve_b=reserve_b, volatility_ppm=volatility_ppm
             )
         self.accounts.balances = self.ledger.balances()
         blocks = self.ledger.blocks()
@@ -225,7 +217,7 @@ class Chain:
             blocks = [genesis]
         landed: defaultdict[int, list[str]] = defaultdict(list)
         for past in self.ledger.landed_since(blocks[0].slot):
-            self._sightings[past.signature] = Sighting(past.slot, past.failure)
+            self._sightings[past.signature] = past
             landed[past.slot].append(past.signature)
         for block in blocks:
             self._add_block(block, landed[block.slot])
@@ -247,7 +239,7 @@ class Chain:
             if not (pending.repeats and self._lives(pending.transaction, block.height + 1)):
                 del self._mempool[pending.transaction.signature]
         for outcome in outcomes:
-            self._sightings[outcome.signature] = Sighting(block.slot, outcome.failure)
+            self._sightings[outcome.signature] = landed_in(block.slot, outcome)
         self._add_block(block, [outcome.signature for outcome in outcomes])
         if landings:
             self._unfinalized.append((block, landings))
@@ -276,8 +268,18 @@ class Chain:
         return min(quoted, swap.min_amount_out - 1)
 
     def _publish_pools(self, changed: Accounts) -> None:
-        for address in changed.pools:
-            self.pool_feeds.publish(self.accounts.pools[address].venue, [address])
+        moved: defaultdict[str, list[str]] = defaultdict(list)
+        for address, pool in changed.pools.items():
+            moved[pool.venue].append(address)
+        for venue, addresses in moved.items():
+            self.pool_feeds.publish(venue, addresses)
+
+    def _publish_signatures(self, landings: Iterable[Landing]) -> None:
+        changed: defaultdict[str, list[str]] = defaultdict(list)
+        for landing in landings:
+            changed[landing.outcome.wallet].append(landing.outcome.signature)
+        for wallet, signatures in changed.items():
+            self.signature_feeds.publish(wallet, signatures)
 
     def _may_land(self, transaction: Transaction, height: int) -> bool:
         return self._lives(transaction, height) and transaction.signature not in self._sightings
@@ -319,7 +321,7 @@ class Chain:
         self.accounts.adopt(draft)
         if outcome:
             landing.outcome = outcome
-            self._sightings[signature] = Sighting(block.slot, outcome.failure)
+            self._sightings[signature] = landed_in(block.slot, outcome)
         else:
             landings.remove(landing)
             del self._sightings[signature]
@@ -337,10 +339,11 @@ class Chain:
             self._mempool.setdefault(transaction.signature, Pending(transaction))
 
     def _drift(self, draft: Accounts) -> None:
-        for address, before in self.accounts.pools.items():
+        pools, limit = self.accounts.pools, self.rules.drift_ppm
+        steps = self._chance.draws("market", "drift", self._slot, Range(-limit, limit), len(pools))
+        for (address, before), step in zip(pools.items(), steps, strict=True):
             traded = draft.pools.get(address, before)
-            after = market.drifted(traded, self._chance, self._slot, self.rules.drift_ppm)
-            after = after.settled(before)
+            after = market.drifted(traded, step, limit).settled(before)
             if after != before:
                 draft.pools[address] = after
 
@@ -364,8 +367,8 @@ class Chain:
         lags = Range(0, self.rules.node_lag_slots)
         faults = self.faults.at(Site.NODE)
         free = []
-        for node, head in enumerate(self.heads):
-            lag = self._chance.draw("chain", f"lag/{node}", self._slot, lags)
+        drawn = self._chance.draws("chain", "lag", self._slot, lags, len(self.heads))
+        for node, (head, lag) in enumerate(zip(self.heads, drawn, strict=True)):
             held = [f for f in faults if f.fits(Occasion(node=self.nodes[node]))]
             for injected in held:
                 how = injected.fault.lag
@@ -378,9 +381,7 @@ class Chain:
         depths = {0, self.rules.confirmed_after_slots, self.rules.finalized_after_slots}
         for block, landings in self._unfinalized:
             if any(before < block.slot + depth <= self._common_slot for depth in depths):
-                for landing in landings:
-                    signature = landing.transaction.signature
-                    self.signature_feeds.publish(landing.transaction.message.wallet, [signature])
+                self._publish_signatures(landings)
         slowest = min(head.slot for head in self.heads)
         while self._unfinalized and self._unfinalized[0][0].slot + self._deepest <= slowest:
             self._unfinalized.popleft()

@@ -156,7 +156,7 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
                 )
                 if landed
                 else pb.TransactionRecord()
-                for landed in node.transactions(request.signatures)
+                for landed in node.statuses(request.signatures, search_history=True)
             ],
             context_slot=node.head.slot,
         )

@@ -123,6 +123,18 @@ class Landed:
     changes: tuple[Change, ...]
 
 
+def landed_in(slot: int, outcome: Outcome) -> Landed:
+    """An outcome, as history will have it."""
+    return Landed(
+        slot=slot,
+        signature=outcome.signature,
+        failure=outcome.failure,
+        fee_lamports=outcome.fee_lamports,
+        memo=outcome.memo,
+        changes=outcome.changes,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class LandedFill:
     """A swap that happened, with its place in the ledger."""

@@ -8,7 +8,6 @@ from typing import Final
 
 from solders.pubkey import Pubkey
 
-from dex_sim.chance import Chance, Range
 from dex_sim.pool import FeeRule, Pool
 
 # One part in this many of the distance to the long-run price is undone every block.
@@ -92,10 +91,9 @@ def _opening_pool(venue: str, a: Token, b: Token, dollars: int, premium_ppm: int
     ).moved(premium_ppm)
 
 
-def drifted(pool: Pool, chance: Chance, slot: int, drift_ppm: int) -> Pool:
+def drifted(pool: Pool, step: int, drift_ppm: int) -> Pool:
     """The pool after one slot's random step, which leans towards the long-run price."""
     if drift_ppm == 0:
         return pool
-    step = chance.draw(pool.venue, f"drift/{pool.address}", slot, Range(-drift_ppm, drift_ppm))
     leaning = step - pool.deviation_ppm() // PULL
     return pool.moved(max(-drift_ppm, min(drift_ppm, leaning)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from dex_sim import market
-from dex_sim.chain import RECENT_SLOTS, Chain, Sighting
+from dex_sim.chain import RECENT_SLOTS, Chain
 from dex_sim.execution import LAMPORTS, undone
 from dex_sim.ledger import Block, Landed
 from dex_sim.transaction import Reason, Refused, Transaction
@@ -66,26 +66,16 @@ class Node:
             transaction.verify()
             chain.accept(transaction)
 
-    def statuses(self, signatures: Sequence[str], *, search_history: bool) -> list[Sighting | None]:
-        """Where each signature landed: in recent slots, or ever."""
-        oldest = 0 if search_history else self.head.slot - RECENT_SLOTS + 1
-        found = {s: self.chain.sighting(s) for s in signatures}
-        forgotten = [s for s, sighting in found.items() if sighting is None]
-        if search_history and forgotten:
-            for signature, landed in self.chain.ledger.landed(forgotten).items():
-                found[signature] = Sighting(landed.slot, landed.failure)
-        return [
-            sighting if sighting and oldest <= sighting.slot <= self.head.slot else None
-            for sighting in (found[s] for s in signatures)
-        ]
-
-    def transactions(self, signatures: Sequence[str]) -> list[Landed | None]:
-        """What each transaction did."""
-        found = self.chain.ledger.landed(signatures)
-        return [
-            landed if landed and landed.slot <= self.head.slot else None
-            for landed in (found.get(s) for s in signatures)
-        ]
+    def statuses(self, signatures: Sequence[str], *, search_history: bool) -> list[Landed | None]:
+        """What landed of these: in recent slots, or ever."""
+        found = [self.chain.sighting(signature) for signature in signatures]
+        if search_history and None in found:
+            forgotten = [s for s, landed in zip(signatures, found, strict=True) if landed is None]
+            ever = self.chain.ledger.landed(forgotten)
+            found = [landed or ever.get(s) for s, landed in zip(signatures, found, strict=True)]
+        newest = self.head.slot
+        oldest = 0 if search_history else newest - RECENT_SLOTS + 1
+        return [landed if landed and oldest <= landed.slot <= newest else None for landed in found]
 
     def balances(self, wallet: str) -> dict[str, int]:
         """What a wallet holds by mint, LAMPORTS included."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 PPM: Final = 1_000_000
 U64_MAX: Final = 2**64 - 1
@@ -34,8 +34,7 @@ class Offer:
     price_impact_ppm: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(NamedTuple):
     """Two reserves in base units, unbounded. Verbs return the next state.
 
     `reference_a` and `reference_b` are worth the same at the pair's long-run price.
@@ -83,8 +82,8 @@ class Pool:
         change_a, change_b = (
             (amount_in, -amount_out) if mint_in == self.mint_a else (-amount_out, amount_in)
         )
-        return replace(
-            self, reserve_a=self.reserve_a + change_a, reserve_b=self.reserve_b + change_b
+        return self._replace(
+            reserve_a=self.reserve_a + change_a, reserve_b=self.reserve_b + change_b
         )
 
     @property
@@ -103,13 +102,13 @@ class Pool:
         """
         reserve_a = max(1, self.reserve_a * 2 * PPM // (2 * PPM + ppm))
         reserve_b = _ceil_div(self.reserve_a * self.reserve_b, reserve_a)
-        return replace(self, reserve_a=reserve_a, reserve_b=reserve_b)
+        return self._replace(reserve_a=reserve_a, reserve_b=reserve_b)
 
     def settled(self, before: Pool) -> Pool:
         """The pool at a block's end, its volatility brought up from the block `before`."""
         move = _move_ppm(before.reserve_a, before.reserve_b, self.reserve_a, self.reserve_b)
         volatility = before.volatility_ppm * VOLATILITY_KEPT_TENTHS // 10 + min(abs(move), PPM)
-        return replace(self, volatility_ppm=volatility)
+        return self._replace(volatility_ppm=volatility)
 
 
 def _move_ppm(from_a: int, from_b: int, to_a: int, to_b: int) -> int:

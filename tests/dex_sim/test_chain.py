@@ -18,10 +18,10 @@ from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
 from dex_sim import chain as chain_module
-from dex_sim.chain import Chain, Rules, Sighting
+from dex_sim.chain import Chain, Rules
 from dex_sim.chance import Chance, Range
 from dex_sim.execution import LAMPORTS
-from dex_sim.ledger import open_ledger
+from dex_sim.ledger import Landed, open_ledger
 from dex_sim.market import SOL, TOKENS
 from dex_sim.node import Commitment, Node
 from dex_sim.transaction import Reason, Refused, Transaction, read_transaction
@@ -149,7 +149,7 @@ def held(chain: Chain) -> dict[str, int]:
     return total
 
 
-def final_results(chain: Chain, signatures: list[str]) -> dict[str, Sighting]:
+def final_results(chain: Chain, signatures: list[str]) -> dict[str, Landed]:
     found = zip(signatures, node(chain).statuses(signatures, search_history=True), strict=True)
     return {
         signature: sighting
@@ -183,7 +183,7 @@ def test_whatever_forks_do_nothing_is_made_or_lost_and_what_is_final_stays(
     ):
         chain.faults.inject(fault)
     signatures: list[str] = []
-    final: dict[str, Sighting] = {}
+    final: dict[str, Landed] = {}
     for n in range(100):
         transaction = swap(chain, memo_text=f"oee:{n}:1:key", min_amount_out=2)
         node(chain).send(transaction)
@@ -290,7 +290,6 @@ def test_a_node_that_lags_knows_neither_newer_blockhashes_nor_what_landed_since(
         behind.send(swap(chain))
 
     assert behind.statuses([transaction.signature], search_history=True) == [None]
-    assert behind.transactions([transaction.signature]) == [None]
     assert behind.landed(WALLET, min_slot=0, before="", limit=10) == []
     assert behind.balances(WALLET)[SOL.mint] == 10**12
     assert refused.value.failure.reason is Reason.BLOCKHASH_NOT_FOUND

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dex_sim.chance import Chance
+from dex_sim.chance import Chance, Range
 from dex_sim.market import drifted, opening_pools
 from dex_sim.pool import FeeRule, Pool, Unfillable
 
@@ -28,7 +26,7 @@ POOL = Pool(
 
 reserves = st.integers(1, 2**80)
 pools = st.builds(
-    lambda a, b, volatility: replace(POOL, reserve_a=a, reserve_b=b, volatility_ppm=volatility),
+    lambda a, b, volatility: POOL._replace(reserve_a=a, reserve_b=b, volatility_ppm=volatility),
     reserves,
     reserves,
     st.integers(0, 10**7),
@@ -73,8 +71,7 @@ def test_swapping_there_and_back_never_pays(pool: Pool, amount_in: int) -> None:
 
 
 def test_amounts_are_those_of_the_real_cp_swap_program() -> None:
-    pool = replace(
-        POOL,
+    pool = POOL._replace(
         fee_rule=FeeRule(base_ppm=40_000),
         reserve_a=89_328_309_641,
         reserve_b=23_847_517_576,
@@ -86,7 +83,7 @@ def test_amounts_are_those_of_the_real_cp_swap_program() -> None:
 
 
 def test_price_impact_is_the_loss_against_the_spot_price_rounded_up() -> None:
-    pool = replace(POOL, fee_rule=FeeRule(base_ppm=0))
+    pool = POOL._replace(fee_rule=FeeRule(base_ppm=0))
 
     # A tenth of the reserve on top of it: 1 - 1/1.1, in millionths.
     assert pool.offer("a", 10**11).price_impact_ppm == 90_910
@@ -95,17 +92,17 @@ def test_price_impact_is_the_loss_against_the_spot_price_rounded_up() -> None:
 @pytest.mark.parametrize("amount_in", [1, 2])
 def test_dust_that_yields_nothing_is_unfillable(amount_in: int) -> None:
     with pytest.raises(Unfillable):
-        replace(POOL, reserve_b=10**11).offer("a", amount_in)
+        POOL._replace(reserve_b=10**11).offer("a", amount_in)
 
 
 def test_more_than_fits_a_token_account_is_unfillable() -> None:
     with pytest.raises(Unfillable):
-        replace(POOL, reserve_b=2**100).offer("a", U64_MAX)
+        POOL._replace(reserve_b=2**100).offer("a", U64_MAX)
 
 
 def test_the_fee_rises_with_volatility_up_to_its_cap_and_falls_back() -> None:
     moved = POOL.moved(20_000).settled(POOL)
-    wild = replace(POOL, volatility_ppm=10**9)
+    wild = POOL._replace(volatility_ppm=10**9)
     calm = moved
     for _ in range(200):
         calm = calm.settled(calm)
@@ -118,16 +115,15 @@ def test_the_fee_rises_with_volatility_up_to_its_cap_and_falls_back() -> None:
 
 def test_a_price_far_away_drifts_home_but_no_faster_than_the_limit() -> None:
     pool = POOL.moved(90_000)
-    chance = Chance(1)
-    for slot in range(2000):
-        before, pool = pool, drifted(pool, chance, slot, 300)
+    for step in Chance(1).draws("market", "drift", 0, Range(-300, 300), 2000):
+        before, pool = pool, drifted(pool, step, 300)
         assert abs(pool.deviation_ppm() - before.deviation_ppm()) <= 400
 
     assert abs(pool.deviation_ppm()) < 5_000
 
 
 def test_without_drift_the_market_stands_still() -> None:
-    assert drifted(POOL, Chance(1), 7, 0) is POOL
+    assert drifted(POOL, 0, 0) is POOL
 
 
 def test_pools_open_at_fixed_addresses_with_plausible_prices() -> None:
