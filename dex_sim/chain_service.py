@@ -211,8 +211,9 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
                 yield await self._suffer_watching(context, changed)
 
     async def _delay(self, call: str) -> None:
-        milliseconds = self._chance.next("chain", f"delay/{call}", self._delay_milliseconds)
-        await asyncio.sleep(milliseconds / 1000)
+        if self._delay_milliseconds.high:
+            milliseconds = self._chance.next("chain", f"delay/{call}", self._delay_milliseconds)
+            await asyncio.sleep(milliseconds / 1000)
 
     def _draw(self, call: str) -> str:
         """The name of a node drawn at random."""

@@ -8,10 +8,13 @@ from typing import Final
 
 from dex_sim.chain import Chain
 
-# Without fixed slots: the pace while there is work, and the pulse while there is none. Even then
-# a blockhash lives for 150 blocks, and what is never sent must still be seen to expire.
+# Without fixed slots: the pace while there is work, and the pulse while there is none. A blockhash
+# lives for 150 blocks, so the pace is also what keeps it alive for most of a second under load;
+# and what is never sent must still be seen to expire when nothing else happens.
 BUSY_SLOT_SECONDS: Final = 0.005
 IDLE_SLOT_SECONDS: Final = 0.4
+# How far a block may come before its time because a transaction waits for it.
+EARLY_SECONDS: Final = 4 * BUSY_SLOT_SECONDS
 
 
 async def keep_time(chain: Chain, slot_milliseconds: int) -> None:
@@ -33,10 +36,16 @@ async def _tick(chain: Chain, slot_seconds: float) -> None:
 
 
 async def _follow_work(chain: Chain) -> None:
+    now = asyncio.get_running_loop().time
+    due = now()
     while True:
-        if not chain.busy:
-            chain.wanted.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(chain.wanted.wait(), IDLE_SLOT_SECONDS)
+        # A transaction does not wait for the pace, unless many before it did not either: what
+        # comes meanwhile goes into one block.
+        patience = due - now() if chain.busy else IDLE_SLOT_SECONDS
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await chain.wanted.wait()
+                await asyncio.sleep(due - EARLY_SECONDS - now())
+        chain.wanted.clear()
         chain.advance()
-        await asyncio.sleep(BUSY_SLOT_SECONDS)
+        due = max(due, now()) + BUSY_SLOT_SECONDS

@@ -27,9 +27,11 @@ class Accounts:
 
     def balance(self, owner: str, mint: str) -> int:
         """What an owner holds; nothing unless told otherwise."""
-        found = self.balances.get((owner, mint))
-        if found is None:
-            return self._base.balance(owner, mint) if self._base else 0
+        account, accounts = (owner, mint), self
+        while (found := accounts.balances.get(account)) is None:
+            if accounts._base is None:
+                return 0
+            accounts = accounts._base
         return found
 
     def pool(self, address: str) -> Pool | None:

@@ -20,7 +20,7 @@ from dex_sim.faults import Occasion, Subject
 from dex_sim.garbage import misbuilt, misquoted
 from dex_sim.pool import Pool, Unfillable
 from engine.errors import InvalidRequest, Violation
-from engine.programs import SwapTerms, swap_instructions
+from engine.programs import Parties, SwapTerms, parties_of, swap_instructions
 from engine.v1 import sim_pb2, venue_pb2_grpc
 from engine.v1 import venue_pb2 as pb
 
@@ -116,8 +116,9 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
         )
 
     async def _pause(self, call: str, milliseconds: Range) -> None:
-        drawn = self._chance.next(self._venue, f"delay/{call}", milliseconds)
-        await asyncio.sleep(drawn / 1000)
+        if milliseconds.high:
+            drawn = self._chance.next(self._venue, f"delay/{call}", milliseconds)
+            await asyncio.sleep(drawn / 1000)
 
     def _pools(self, addresses: Sequence[str]) -> list[pb.Pool]:
         slot = self._chain.head.slot
@@ -180,7 +181,12 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
             return pb.BuildSwapResult(refusal=_refusal(pb.REFUSAL_REASON_INVALID, str(error)))
         if self._faults:
             return self._spoilt_swap(swap, terms)
-        return _built(swap_instructions(terms))
+        result = pb.BuildSwapResult()
+        result.CopyFrom(_built_between(parties_of(terms)))
+        built = result.swap.instructions
+        for each, instruction in zip(built, swap_instructions(terms), strict=True):
+            each.data = instruction.data
+        return result
 
     def _spoilt_swap(self, swap: pb.SwapOrder, terms: SwapTerms) -> pb.BuildSwapResult:
         instructions = swap_instructions(terms)
@@ -204,6 +210,12 @@ def _pool(pool: Pool, slot: int) -> pb.Pool:
     )
 
 
+# The same parties come again and again, and writing down their accounts is the dear part.
+@lru_cache(maxsize=1024)
+def _built_between(parties: Parties) -> pb.BuildSwapResult:
+    return _built(swap_instructions(SwapTerms(*parties, amount_in=1, min_amount_out=0)))
+
+
 def _built(instructions: Iterable[Instruction]) -> pb.BuildSwapResult:
     return pb.BuildSwapResult(
         swap=pb.SwapInstructions(instructions=map(_instruction, instructions))
@@ -218,8 +230,6 @@ def _instruction(instruction: Instruction) -> pb.Instruction:
     )
 
 
-# The same accounts come again and again, and writing them in base58 is the dear part.
-@lru_cache(maxsize=4096)
 def _account(account: AccountMeta) -> pb.AccountMeta:
     return pb.AccountMeta(
         address=str(account.pubkey), signer=account.is_signer, writable=account.is_writable

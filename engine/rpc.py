@@ -145,12 +145,16 @@ class _Edge(grpc.aio.ServerInterceptor):
 
     def __init__(self) -> None:
         self.draining = False
+        # The handlers by method, as they are here.
+        self._made: dict[str, Any] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         details: grpc.HandlerCallDetails,
     ) -> Any:
+        if (made := self._made.get(details.method)) is not None:
+            return made
         handler = await continuation(details)
         # Health and reflection are not ours to translate, and health is asked while draining.
         if handler is None or details.method.startswith("/grpc."):
@@ -175,7 +179,8 @@ class _Edge(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            return make(streaming, None, handler.response_serializer)
+            made = make(streaming, None, handler.response_serializer)
+            return self._made.setdefault(details.method, made)
         single = handler.stream_unary or handler.unary_unary
 
         async def answering(sent: Any, context: Any) -> Any:
@@ -190,7 +195,8 @@ class _Edge(grpc.aio.ServerInterceptor):
             if handler.request_streaming
             else grpc.unary_unary_rpc_method_handler
         )
-        return make(answering, None, handler.response_serializer)
+        made = make(answering, None, handler.response_serializer)
+        return self._made.setdefault(details.method, made)
 
     def _refuse_if_draining(self) -> None:
         if self.draining:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 import grpc
@@ -137,10 +138,7 @@ class VenueClient:
                 Instruction(
                     Pubkey.from_string(instruction.program),
                     bytes(instruction.data),
-                    [
-                        AccountMeta(Pubkey.from_string(a.address), a.signer, a.writable)
-                        for a in instruction.accounts
-                    ],
+                    [_account(a.address, a.signer, a.writable) for a in instruction.accounts],
                 )
                 for instruction in result.swap.instructions
             ]
@@ -166,6 +164,12 @@ class VenueClient:
                 return Refused("RATE_LIMITED", f"{self._name} takes no more calls now")
             case code:
                 return Refused("VENUE_UNAVAILABLE", f"{self._name} is not available ({code.name})")
+
+
+# A venue names the same accounts again and again.
+@lru_cache(maxsize=4096)
+def _account(address: str, signer: bool, writable: bool) -> AccountMeta:
+    return AccountMeta(Pubkey.from_string(address), signer, writable)
 
 
 async def gather_quotes(
