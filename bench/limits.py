@@ -25,7 +25,6 @@ from bench.accounting import POSTGRES, read_cpu
 from bench.echo import STREAM, UNARY
 from bench.load import CODE
 from engine import statements
-from engine.lifecycle import Status
 from engine.migrate import migrate
 from engine.order import Order, OrderRequest
 from oee.health import channel
@@ -218,9 +217,7 @@ def _commit(pool: asyncpg.Pool) -> Step:
     async def step() -> int:
         ids = [uuid_utils.compat.uuid7() for _ in range(COMMIT_BATCH)]
         orders = [Order(order_id, "default", str(order_id), wanted) for order_id in ids]
-        arrays = [[value(order) for order in orders] for _, _, value in statements.NEW]
-        added = await pool.fetch(statements.ADD, *arrays, statements.CHECK_AFTER[Status.PENDING])
-        return len(added)
+        return len(await pool.fetch(statements.ADD, *statements.new(orders)))
 
     return step
 

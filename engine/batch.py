@@ -49,37 +49,48 @@ class Batcher(Generic[Item, Result]):
 
     async def submit(self, item: Item) -> Result:
         """The item's result; raises Overloaded at once when too many items wait already."""
+        return await self.begin(item)
+
+    def begin(self, item: Item) -> asyncio.Future[Result]:
+        """As `submit`, for those who wait for many."""
         if len(self._queue) >= self._waiting:
             raise Overloaded("too many requests are waiting; try again")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
         if not self._active or not self._patience_seconds:
-            self._begin()
-        elif self._alarm is None and self._active < self._in_flight:
-            self._alarm = loop.call_later(self._patience_seconds, self._lose_patience)
-        return await future
+            self._start()
+        else:
+            self._be_patient()
+        return future
 
     async def close(self) -> None:
         """Wait until everything submitted has its answer."""
         while self._running:
             await asyncio.wait(set(self._running))
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         if self._active < self._in_flight:
             self._active += 1
             task = asyncio.create_task(self._drain())
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
+    def _be_patient(self) -> None:
+        """Begin another call soon, unless what waits goes with one that ends before."""
+        if self._patience_seconds and self._alarm is None and self._active < self._in_flight:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(self._patience_seconds, self._lose_patience)
+
     def _lose_patience(self) -> None:
         self._alarm = None
         if self._queue:
-            self._begin()
+            self._start()
 
     async def _drain(self) -> None:
         try:
             while batch := self._take():
+                if self._queue:
+                    self._be_patient()
                 await self._answer(batch)
         finally:
             self._active -= 1

@@ -2,15 +2,29 @@
 
 import logging
 import sys
+from contextvars import ContextVar
+from typing import Final
+from uuid import UUID
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
+
+# The order in hand, for every record that is written while it is.
+order_in_hand: Final[ContextVar[UUID | None]] = ContextVar("order_in_hand", default=None)
+
+
+def _add_order(logger: object, method: str, record: EventDict) -> EventDict:
+    order_id = order_in_hand.get()
+    if order_id is not None:
+        record.setdefault("order_id", str(order_id))
+    return record
 
 
 def configure(service: str, level: str = "INFO") -> None:
     """Send every record of this process to stderr, with `service` and the bound context in it."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_order,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import structlog
 
 from engine import wire
 from engine.bus import EVENTS_SUBJECT, Bus, Queue, status_subject
-from engine.errors import StoreUnavailable
+from engine.errors import StaleOrder, StoreUnavailable
 from engine.lifecycle import EventType, Status
 from engine.order import Order, Transition
 from engine.store import Store
@@ -81,6 +82,20 @@ class Relay:
         """
         return (await self._store.save(transition)).order
 
+    async def commit_each(self, transitions: Sequence[Transition]) -> list[Order | StaleOrder]:
+        """As `commit`, of many orders, for each of which another may have been faster."""
+        saving = [self._store.begin_save(transition) for transition in transitions]
+        saved = await asyncio.gather(*saving, return_exceptions=True)
+        results: list[Order | StaleOrder] = []
+        for result in saved:
+            if isinstance(result, Transition):
+                results.append(result.order)
+            elif isinstance(result, StaleOrder):
+                results.append(result)
+            else:
+                raise result
+        return results
+
     async def during(
         self, beginning: Transition, work: Coroutine[Any, Any, Result]
     ) -> tuple[Begun, Result]:
@@ -89,15 +104,21 @@ class Relay:
         `beginning` is committed meanwhile if the work takes long. Raises what the work raises, and
         StaleOrder and StoreUnavailable, as `commit` does.
         """
-        working = asyncio.create_task(work)
+        announcing: list[asyncio.Task[Order]] = []
+        timer = asyncio.get_running_loop().call_later(
+            ANNOUNCE_AFTER_SECONDS,
+            lambda: announcing.append(asyncio.create_task(self.commit(beginning))),
+        )
         try:
-            done, _ = await asyncio.wait({working}, timeout=ANNOUNCE_AFTER_SECONDS)
-            if done:
-                return Begun(beginning.order, beginning), working.result()
-            order = await self.commit(beginning)
-            return Begun(order, None), await working
+            result = await work
+        except BaseException:
+            await asyncio.gather(*announcing, return_exceptions=True)
+            raise
         finally:
-            working.cancel()
+            timer.cancel()
+        if announcing:
+            return Begun(await announcing[0], None), result
+        return Begun(beginning.order, beginning), result
 
     async def offer(self, orders: Sequence[Order]) -> None:
         """Hint at the next step of those orders whose next step somebody has to take."""
@@ -109,18 +130,20 @@ class Relay:
     def _tell(self, committed: Sequence[Transition]) -> None:
         """Announce and log what was committed, and hint at what is to be done next."""
         messages: list[tuple[str, bytes]] = []
+        logged = logger.is_enabled_for(logging.INFO)
         announced: list[bytes] = []
         for order, events in ((transition.order, transition.events) for transition in committed):
             for event in events:
                 encoded = wire.event(order, event, self._store.tokens).SerializeToString()
                 announced.append(encoded)
                 messages.append((status_subject(order.order_id), encoded))
-                logger.info(
-                    event.type.value,
-                    order_id=str(order.order_id),
-                    sequence=event.sequence,
-                    status=event.status.value,
-                )
+                if logged:
+                    logger.info(
+                        event.type.value,
+                        order_id=str(order.order_id),
+                        sequence=event.sequence,
+                        status=event.status.value,
+                    )
             queue = HANDED_OVER.get(events[-1].type)
             if queue is not None:
                 messages.append(queue.hint(order.order_id))

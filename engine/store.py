@@ -27,6 +27,8 @@ ACQUIRE_SECONDS: Final = 2.0
 STATEMENT_SECONDS: Final = 5.0
 OPEN_SECONDS: Final = 30.0
 CONNECTIONS: Final = 6
+# A new one has every statement to prepare.
+CONNECTION_QUERIES: Final = 1_000_000
 WRITERS: Final = 2
 READERS: Final = 2
 BATCH_LIMIT: Final = 250
@@ -103,6 +105,10 @@ class Store:
         would sign or end the order without a swap: read again.
         """
         return await self._saves.submit(transition)
+
+    def begin_save(self, transition: Transition) -> asyncio.Future[Transition]:
+        """As `save`, for those who wait for many; raises Overloaded at once."""
+        return self._saves.begin(transition)
 
     async def adopt(self, transitions: Sequence[Transition]) -> None:
         """Put an order's steps on record, all or none, that the chain has taken already.
@@ -318,6 +324,8 @@ async def open_store(dsn: str) -> AsyncIterator[Store]:
         max_size=CONNECTIONS,
         timeout=ACQUIRE_SECONDS,
         command_timeout=STATEMENT_SECONDS,
+        max_queries=CONNECTION_QUERIES,
+        reset=_as_it_is,
         server_settings={
             "application_name": "order-execution-engine",
             "timezone": "UTC",
@@ -334,6 +342,10 @@ async def open_store(dsn: str) -> AsyncIterator[Store]:
             yield store
         finally:
             await asyncio.wait_for(store.close(), STATEMENT_SECONDS * 2)
+
+
+async def _as_it_is(connection: object) -> None:
+    """Nothing here changes a connection for good, so a statement that undoes that is saved."""
 
 
 async def _ready(pool: asyncpg.Pool) -> Tokens:

@@ -187,9 +187,19 @@ async def gather_quotes(
         amount_in=request.amount_in,
     )
     names = request.venues or tuple(venues)
-    return await asyncio.gather(
-        *(_quote(name, venues.get(name), query, timeout_seconds) for name in names)
-    )
+    asking = [
+        asyncio.create_task(_quote(name, venues.get(name), query, timeout_seconds))
+        for name in names
+    ]
+    try:
+        await asyncio.wait(asking, timeout=timeout_seconds)
+        return [
+            task.result() if task.done() else _late(name, timeout_seconds)
+            for name, task in zip(names, asking, strict=True)
+        ]
+    finally:
+        for task in asking:
+            task.cancel()
 
 
 async def _quote(
@@ -204,16 +214,12 @@ async def _quote(
         refusal = Failure("VENUE_UNKNOWN", f"{name} is not configured here")
         return VenueQuote(name, latency(), refusal=refusal, permanent=True)
     try:
-        async with asyncio.timeout(timeout_seconds):
-            quote = await venue.quote(query, timeout_seconds)
+        quote = await venue.quote(query, timeout_seconds)
     except Refused as error:
         refusal = Failure(error.reason, str(error))
         return VenueQuote(name, latency(), refusal=refusal, permanent=error.permanent)
     except Overloaded as error:
         return VenueQuote(name, latency(), refusal=Failure(error.reason, str(error)))
-    except TimeoutError:
-        refusal = Failure("VENUE_TIMEOUT", f"{name} did not answer in {timeout_seconds:g} s")
-        return VenueQuote(name, latency(), refusal=refusal)
     return VenueQuote(
         name,
         latency(),
@@ -223,6 +229,11 @@ async def _quote(
         price_impact_ppm=quote.price_impact_ppm,
         slot=quote.slot,
     )
+
+
+def _late(name: str, timeout_seconds: float) -> VenueQuote:
+    refusal = Failure("VENUE_TIMEOUT", f"{name} did not answer in {timeout_seconds:g} s")
+    return VenueQuote(name, int(timeout_seconds * 1_000_000), refusal=refusal)
 
 
 @asynccontextmanager

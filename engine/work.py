@@ -16,6 +16,7 @@ from nats.aio.subscription import Subscription
 
 from engine.bus import ABSENT, STREAM, Bus, Queue
 from engine.errors import StaleOrder, StoreUnavailable
+from engine.log import order_in_hand
 
 logger = structlog.get_logger()
 
@@ -200,7 +201,7 @@ class Worker:
 
     async def _is_finished(self, order_id: UUID) -> bool:
         """Handle the order; False when the hint has to come again."""
-        structlog.contextvars.bind_contextvars(order_id=str(order_id))
+        order_in_hand.set(order_id)
         try:
             await self._handle(order_id)
         except StaleOrder:

@@ -26,6 +26,9 @@ LISTEN_AGAIN_SECONDS: Final = 0.5
 NOT_ASKED: Final = HeightReading(0, 0)
 
 
+Reading = tuple[Order, Attempt, HeightReading, StatusReading, TransactionReading | None]
+
+
 class Settlement:
     """One loop for every order that has a signature on record.
 
@@ -104,11 +107,11 @@ class Settlement:
         records = dict(
             zip(landed, await self._chain.transactions(landed) if landed else (), strict=True)
         )
-        await asyncio.gather(
-            *(
-                self._act(order, attempt, height, status, records.get(attempt.signature))
+        await self._act(
+            [
+                (order, attempt, height, status, records.get(attempt.signature))
                 for (order, attempt), status in zip(followed, statuses, strict=True)
-            )
+            ]
         )
 
     async def settle_landed(self, orders: Sequence[Order]) -> None:
@@ -120,12 +123,12 @@ class Settlement:
         if not followed:
             return
         records = await self._chain.transactions([attempt.signature for _, attempt in followed])
-        await asyncio.gather(
-            *(
-                self._act(order, attempt, NOT_ASKED, record.status, record)
+        await self._act(
+            [
+                (order, attempt, NOT_ASKED, record.status, record)
                 for (order, attempt), record in zip(followed, records, strict=True)
                 if record is not None
-            )
+            ]
         )
 
     def _judge(
@@ -139,34 +142,29 @@ class Settlement:
             self._confirm_at,
         )
 
-    async def _act(
-        self,
-        order: Order,
-        attempt: Attempt,
-        height: HeightReading,
-        status: StatusReading,
-        record: TransactionReading | None,
-    ) -> None:
-        verdict = self._judge(order, attempt, height, status)
-        if verdict is Verdict.RESEND:
+    async def _act(self, read: Sequence[Reading]) -> None:
+        """Do what the readings prove: all together, each on its own."""
+        sending: list[Attempt] = []
+        concluded: list[tuple[Attempt, Transition]] = []
+        for order, attempt, height, status, record in read:
+            verdict = self._judge(order, attempt, height, status)
             # After a cancel the bytes are not pushed any more; they may land all the same.
-            if not order.cancel_requested:
-                await self._executor.send(attempt)
-            return
-        transition = self._conclude(order, attempt, verdict, height, status, record)
-        if transition is None:
-            return
+            if verdict is Verdict.RESEND and not order.cancel_requested:
+                sending.append(attempt)
+            transition = self._conclude(order, attempt, verdict, height, status, record)
+            if transition is not None:
+                concluded.append((attempt, transition))
+        await asyncio.gather(*(self._executor.send(attempt) for attempt in sending))
         signed = self._executor.signed
-        try:
-            after = await self._relay.commit(transition)
-        except StaleOrder:
-            logger.debug("another settled it first", order_id=str(order.order_id))
+        results = await self._relay.commit_each([transition for _, transition in concluded])
+        for (attempt, _), result in zip(concluded, results, strict=True):
+            if isinstance(result, StaleOrder):
+                logger.debug("another settled it first", signature=attempt.signature)
+            elif result.live_attempt is not None:
+                if attempt.signature in signed:
+                    signed[attempt.signature] = result
+                continue
             signed.pop(attempt.signature, None)
-            return
-        if after.live_attempt is None:
-            signed.pop(attempt.signature, None)
-        elif attempt.signature in signed:
-            signed[attempt.signature] = after
 
     def _conclude(
         self,

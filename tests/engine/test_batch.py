@@ -115,6 +115,32 @@ async def test_no_more_calls_run_at_once_than_allowed_though_more_items_wait() -
     assert press.most_running == 3
 
 
+async def test_with_patience_a_second_call_waits_for_the_first_to_be_slow() -> None:
+    press = Press()
+    batcher = Batcher(press, limit=10, in_flight=3, patience_seconds=3600)
+    first = submit(batcher, 1)
+    await press.batch(1)
+    rest = submit(batcher, 2, 3)
+    await queued(2)
+
+    assert press.batches == [[1]]
+    press.let_go(2)
+    assert await answers(first + rest) == [1, 4, 9]
+    assert press.batches == [[1], [2, 3]]
+
+
+async def test_patience_ends_though_no_call_does_until_all_may_run() -> None:
+    press = Press()
+    batcher = Batcher(press, limit=2, in_flight=3, patience_seconds=0.001)
+    calls = submit(batcher, *range(8))
+
+    assert await press.batch(3) == [4, 5]
+    await queued(8)
+    assert press.running == 3
+    press.let_go(4)
+    assert await answers(calls) == [n * n for n in range(8)]
+
+
 async def test_items_of_one_key_never_share_a_batch_and_keep_their_order() -> None:
     press = Press()
 

@@ -276,34 +276,30 @@ async def test_an_answer_that_says_nothing_is_a_refusal_that_may_pass(
     assert not refused.value.permanent
 
 
-async def test_what_is_asked_while_a_call_is_in_flight_is_asked_together(
-    venue: Venue, script: ScriptedVenue, monkeypatch: pytest.MonkeyPatch
+async def test_a_slow_answer_holds_up_nobody_and_what_comes_meanwhile_is_asked_together(
+    venue: Venue, script: ScriptedVenue
 ) -> None:
-    # The first calls take all of the venue's lanes, and stay on the road.
-    lanes, gate, all_there = venue_module.CALLS_IN_FLIGHT, asyncio.Event(), asyncio.Event()
+    gate, both_there = asyncio.Event(), asyncio.Event()
 
     async def wait(request: pb.QuoteRequest, context: Context) -> pb.QuoteResponse:
-        if len(script.asked) == lanes:
-            all_there.set()
+        if len(script.asked) == 2:
+            both_there.set()
         await gate.wait()
         return await script.quote_fairly(request, context)
 
     script.quoting = wait
-    calls = []
-    for number in range(lanes):
-        calls.append(asyncio.create_task(venue.quote(_query(number), PATIENCE_SECONDS)))
-        await asyncio.sleep(0)  # each is alone when it goes
-        await asyncio.sleep(0)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await all_there.wait()
-    late = [asyncio.create_task(venue.quote(_query(n), PATIENCE_SECONDS)) for n in range(100, 110)]
+    first = asyncio.create_task(venue.quote(_query(0), PATIENCE_SECONDS))
+    await asyncio.sleep(0)  # it is alone when it goes
     await asyncio.sleep(0)
+    late = [asyncio.create_task(venue.quote(_query(n), PATIENCE_SECONDS)) for n in range(100, 110)]
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await both_there.wait()  # though the first is still on the road
     gate.set()
 
-    answers = await asyncio.gather(*calls, *late)
+    answers = await asyncio.gather(first, *late)
 
-    assert [answer.amount_in for answer in answers] == [*range(1, lanes + 1), *range(101, 111)]
-    assert script.asked[lanes:] == [[str(n) for n in range(100, 110)]]
+    assert [answer.amount_in for answer in answers] == [1, *range(101, 111)]
+    assert script.asked == [["0"], [str(n) for n in range(100, 110)]]
 
 
 def _query(number: int) -> pb.QuoteQuery:
