@@ -159,6 +159,7 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
                 for landed in node.statuses(request.signatures, search_history=True)
             ],
             context_slot=node.head.slot,
+            node=node.name,
         )
 
     @_by_a_node
