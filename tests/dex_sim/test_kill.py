@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dex_sim.market import SOL
+from engine.v1 import chain_pb2
 from engine.v1 import sim_pb2 as pb
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def addresses() -> dict[str, str]:
 
 @asynccontextmanager
 async def simulator_process(
-    directory: Path, addresses: dict[str, str]
+    directory: Path, addresses: dict[str, str], slot_milliseconds: int = 2
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A simulator of its own; killed on leaving, without warning."""
     settings = {
@@ -44,7 +45,7 @@ async def simulator_process(
         "CHAIN_LISTEN_ADDRESS": addresses["chain"],
         "VENUE_LISTEN_ADDRESSES": ",".join(f"{v}={addresses[v]}" for v in ("raydium", "meteora")),
         "CONTROL_ENABLED": "true",
-        "SLOT_MILLISECONDS": "2",
+        "SLOT_MILLISECONDS": str(slot_milliseconds),
         "QUOTE_DELAY_MILLISECONDS": "0",
         "BUILD_DELAY_MILLISECONDS": "0",
         "CHAIN_DELAY_MILLISECONDS": "0-1",
@@ -87,6 +88,35 @@ async def test_after_a_kill_nothing_that_was_seen_is_forgotten_and_no_height_goe
         assert await again.balances() == balances
         assert [(await again.status(each)).statuses[0].slot for each in signatures] == slots
         assert all([(await again.send(raw)).HasField("error") for raw in raws])
+
+
+async def test_what_was_told_a_moment_before_a_kill_is_on_record(
+    tmp_path: Path, addresses: dict[str, str], desk_at: DeskAt
+) -> None:
+    chain, venues = addresses["chain"], {"raydium": addresses["raydium"]}
+    async with (
+        simulator_process(tmp_path, addresses, slot_milliseconds=0) as process,
+        desk_at(chain, venues) as desk,
+    ):
+        await desk.fund(SOL.mint, 100 * ONE_SOL)
+        await desk.fund("", ONE_SOL)
+        raws = [await desk.swap("raydium", ONE_SOL, memo=f"memo {n}") for n in range(20)]
+        watch = desk.chain.WatchSignatures(chain_pb2.WatchSignaturesRequest(wallet=desk.wallet))
+        await watch.initial_metadata()
+        await desk.chain.SendTransactions(chain_pb2.SendTransactionsRequest(transactions=raws))
+
+        told = list((await anext(aiter(watch))).signatures)
+        process.kill()
+        await process.wait()
+
+    async with simulator_process(tmp_path, addresses), desk_at(chain, venues) as again:
+        statuses = await again.chain.GetSignatureStatuses(
+            chain_pb2.GetSignatureStatusesRequest(signatures=told, search_history=True)
+        )
+
+        assert len(told) == 20
+        assert all(status.found for status in statuses.statuses)
+        assert [swap.signature for swap in await again.swaps()] == told
 
 
 async def test_what_fork_switches_did_survives_a_kill_and_no_number_is_given_twice(

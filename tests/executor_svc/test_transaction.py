@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
+from solders.compute_budget import set_compute_unit_price
 from solders.hash import Hash
 from solders.instruction import AccountMeta, Instruction
 from solders.keypair import Keypair
+from solders.message import MessageV0, to_bytes_versioned
 from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
 from solders.transaction import VersionedTransaction
@@ -88,6 +91,10 @@ def with_another_program(swap: list[Instruction]) -> list[Instruction]:
     return [*swap, Instruction(STRANGER, b"anything", [])]
 
 
+def with_a_dearer_budget(swap: list[Instruction]) -> list[Instruction]:
+    return [*swap, set_compute_unit_price(10**9)]
+
+
 def nothing(swap: list[Instruction]) -> list[Instruction]:
     return []
 
@@ -103,6 +110,7 @@ def nothing(swap: list[Instruction]) -> list[Instruction]:
         into_another_account,
         with_memo_writing_an_account,
         with_another_program,
+        with_a_dearer_budget,
         nothing,
     ],
 )
@@ -110,7 +118,10 @@ def test_anything_beside_the_agreed_swap_is_refused(
     venue: str, garble: Callable[[list[Instruction]], list[Instruction]]
 ) -> None:
     agreed = terms(venue)
-    instructions = garble(programs.swap_instructions(agreed))
+    honest = programs.swap_instructions(agreed)
+    # Having agreed to it before is no reason to look less closely.
+    transaction.compose(agreed, honest, MEMO, BLOCKHASH)
+    instructions = garble(honest)
 
     with pytest.raises(Refused, match="not signed"):
         transaction.compose(agreed, instructions, MEMO, BLOCKHASH)
@@ -138,6 +149,40 @@ def test_anything_beside_the_agreed_swap_is_refused(
 def test_another_swap_than_agreed_is_refused(built: SwapTerms) -> None:
     with pytest.raises(Refused, match="another swap"):
         transaction.compose(terms(), programs.swap_instructions(built), MEMO, BLOCKHASH)
+
+
+@pytest.mark.parametrize("venue", ["raydium", "meteora"])
+def test_no_byte_that_matters_can_be_changed_after_it_was_agreed(venue: str) -> None:
+    agreed = terms(venue)
+    message = transaction.compose(agreed, programs.swap_instructions(agreed), MEMO, BLOCKHASH)
+    raw = to_bytes_versioned(message)
+    # How many of the accounts are read only, then the keys; the chain's own word is the blockhash.
+    keys = range(5, 5 + 32 * len(message.account_keys))
+    blockhash = range(keys.stop, keys.stop + 32)
+    free = {2, 3, *blockhash}
+    if venue == "raydium":
+        # The program itself looks after the fee tier, which it only reads.
+        tier = message.account_keys.index(programs.CPMM_CONFIG)
+        swap = bytes(message.instructions[2].accounts)
+        free |= {*keys[32 * tier : 32 * (tier + 1)], raw.index(swap) + swap.index(tier)}
+
+    agreeable = set()
+    for position in range(len(raw)):
+        changed = bytearray(raw)
+        changed[position] ^= 1
+        with suppress(Refused, ValueError):
+            transaction.check(_message(bytes(changed)), agreed, MEMO)
+            agreeable.add(position)
+
+    assert agreeable <= free
+    assert agreeable >= {*blockhash}
+
+
+def _message(raw: bytes) -> MessageV0:
+    read = VersionedTransaction.from_bytes(b"\x01" + bytes(64) + raw).message
+    if not isinstance(read, MessageV0):
+        raise ValueError("not a version 0 message")
+    return read
 
 
 def test_the_memo_names_order_and_attempt_and_fits_the_key() -> None:
