@@ -343,7 +343,7 @@ class Chain:
         steps = self._chance.draws("market", "drift", self._slot, Range(-limit, limit), len(pools))
         for (address, before), step in zip(pools.items(), steps, strict=True):
             traded = draft.pools.get(address, before)
-            after = market.drifted(traded, step, limit).settled(before)
+            after = traded.settled(before, market.drift(traded, step, limit))
             if after != before:
                 draft.pools[address] = after
 

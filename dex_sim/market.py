@@ -91,9 +91,8 @@ def _opening_pool(venue: str, a: Token, b: Token, dollars: int, premium_ppm: int
     ).moved(premium_ppm)
 
 
-def drifted(pool: Pool, step: int, drift_ppm: int) -> Pool:
-    """The pool after one slot's random step, which leans towards the long-run price."""
-    if drift_ppm == 0:
-        return pool
-    leaning = step - pool.deviation_ppm() // PULL
-    return pool.moved(max(-drift_ppm, min(drift_ppm, leaning)))
+def drift(pool: Pool, step: int, limit_ppm: int) -> int:
+    """How far a price moves in one slot: a random step that leans towards the long-run price."""
+    if limit_ppm == 0:
+        return 0
+    return max(-limit_ppm, min(limit_ppm, step - pool.deviation_ppm() // PULL))

@@ -100,15 +100,20 @@ class Pool(NamedTuple):
 
         To the first order: sqrt(1 + m) is taken as 1 + m/2. Rounding leaves the product higher.
         """
-        reserve_a = max(1, self.reserve_a * 2 * PPM // (2 * PPM + ppm))
-        reserve_b = _ceil_div(self.reserve_a * self.reserve_b, reserve_a)
+        reserve_a, reserve_b = self._moved(ppm)
         return self._replace(reserve_a=reserve_a, reserve_b=reserve_b)
 
-    def settled(self, before: Pool) -> Pool:
-        """The pool at a block's end, its volatility brought up from the block `before`."""
-        move = _move_ppm(before.reserve_a, before.reserve_b, self.reserve_a, self.reserve_b)
-        volatility = before.volatility_ppm * VOLATILITY_KEPT_TENTHS // 10 + min(abs(move), PPM)
-        return self._replace(volatility_ppm=volatility)
+    def settled(self, before: Pool, ppm: int) -> Pool:
+        """The pool at a block's end: moved by `ppm`, its volatility brought up from the block
+        `before`."""
+        a, b = self._moved(ppm) if ppm else (self.reserve_a, self.reserve_b)
+        move = abs(_move_ppm(before.reserve_a, before.reserve_b, a, b))
+        volatility = before.volatility_ppm * VOLATILITY_KEPT_TENTHS // 10 + min(move, PPM)
+        return self._replace(reserve_a=a, reserve_b=b, volatility_ppm=volatility)
+
+    def _moved(self, ppm: int) -> tuple[int, int]:
+        reserve_a = max(1, self.reserve_a * 2 * PPM // (2 * PPM + ppm))
+        return reserve_a, _ceil_div(self.reserve_a * self.reserve_b, reserve_a)
 
 
 def _move_ppm(from_a: int, from_b: int, to_a: int, to_b: int) -> int:

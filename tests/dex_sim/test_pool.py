@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dex_sim.chance import Chance, Range
-from dex_sim.market import drifted, opening_pools
+from dex_sim.market import drift, opening_pools
 from dex_sim.pool import FeeRule, Pool, Unfillable
 
 U64_MAX = 2**64 - 1
@@ -101,11 +101,11 @@ def test_more_than_fits_a_token_account_is_unfillable() -> None:
 
 
 def test_the_fee_rises_with_volatility_up_to_its_cap_and_falls_back() -> None:
-    moved = POOL.moved(20_000).settled(POOL)
+    moved = POOL.settled(POOL, 20_000)
     wild = POOL._replace(volatility_ppm=10**9)
     calm = moved
     for _ in range(200):
-        calm = calm.settled(calm)
+        calm = calm.settled(calm, 0)
 
     assert POOL.fee_ppm == 2000
     assert 3900 < moved.fee_ppm < 4100
@@ -116,14 +116,14 @@ def test_the_fee_rises_with_volatility_up_to_its_cap_and_falls_back() -> None:
 def test_a_price_far_away_drifts_home_but_no_faster_than_the_limit() -> None:
     pool = POOL.moved(90_000)
     for step in Chance(1).draws("market", "drift", 0, Range(-300, 300), 2000):
-        before, pool = pool, drifted(pool, step, 300)
+        before, pool = pool, pool.moved(drift(pool, step, 300))
         assert abs(pool.deviation_ppm() - before.deviation_ppm()) <= 400
 
     assert abs(pool.deviation_ppm()) < 5_000
 
 
 def test_without_drift_the_market_stands_still() -> None:
-    assert drifted(POOL, 0, 0) is POOL
+    assert drift(POOL.moved(90_000), 0, 0) == 0
 
 
 def test_pools_open_at_fixed_addresses_with_plausible_prices() -> None:
