@@ -192,6 +192,8 @@ def test_whatever_forks_do_nothing_is_made_or_lost_and_what_is_final_stays(
         now = final_results(chain, signatures)
         assert now.items() >= final.items()
         assert held(chain) == before
+        remembered = {s: landed for s in signatures if (landed := chain.sighting(s))}
+        assert chain.ledger.landed(signatures) == remembered
         final = now
     advance(chain, 300)
 
