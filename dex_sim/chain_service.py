@@ -113,7 +113,7 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
         self, request: pb.GetSignatureStatusesRequest, node: Node
     ) -> pb.GetSignatureStatusesResponse:
         _bounded("signatures", request.signatures)
-        sightings = node.statuses(request.signatures, search_history=request.search_history)
+        sightings = node.look_up(request.signatures, search_history=request.search_history)
         return pb.GetSignatureStatusesResponse(
             statuses=[
                 pb.SignatureStatus(
@@ -156,7 +156,7 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
                 )
                 if landed
                 else pb.TransactionRecord()
-                for landed in node.statuses(request.signatures, search_history=True)
+                for landed in node.look_up(request.signatures, search_history=True)
             ],
             context_slot=node.head.slot,
             node=node.name,

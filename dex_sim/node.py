@@ -66,7 +66,7 @@ class Node:
             transaction.verify()
             chain.accept(transaction)
 
-    def statuses(self, signatures: Sequence[str], *, search_history: bool) -> list[Landed | None]:
+    def look_up(self, signatures: Sequence[str], *, search_history: bool) -> list[Landed | None]:
         """What landed of these: in recent slots, or ever."""
         found = [self.chain.sighting(signature) for signature in signatures]
         if search_history and None in found:

@@ -150,7 +150,7 @@ def held(chain: Chain) -> dict[str, int]:
 
 
 def final_results(chain: Chain, signatures: list[str]) -> dict[str, Landed]:
-    found = zip(signatures, node(chain).statuses(signatures, search_history=True), strict=True)
+    found = zip(signatures, node(chain).look_up(signatures, search_history=True), strict=True)
     return {
         signature: sighting
         for signature, sighting in found
@@ -258,7 +258,7 @@ def test_a_node_may_stand_still_for_longer_than_blocks_are_otherwise_kept(
     later = Node("node-2", chain.heads[1], chain)
     assert later.head == frozen.head
     assert later.block(Commitment.FINALIZED).height == height
-    assert later.statuses([transaction.signature], search_history=True) == [None]
+    assert later.look_up([transaction.signature], search_history=True) == [None]
     assert later.balances(WALLET)[SOL.mint] == 10**12
 
     chain.faults.clear_all()
@@ -272,7 +272,7 @@ def test_what_is_forgotten_in_memory_is_still_in_the_history(open_chain: OpenCha
     chain.accept(transaction)
     advance(chain, 600)
 
-    [status] = node(chain).statuses([transaction.signature], search_history=True)
+    [status] = node(chain).look_up([transaction.signature], search_history=True)
     assert chain.sighting(transaction.signature) is None
     assert status is not None
     assert status.slot == chain_module.GENESIS_SLOT + 1
@@ -291,7 +291,7 @@ def test_a_node_that_lags_knows_neither_newer_blockhashes_nor_what_landed_since(
     with pytest.raises(Refused) as refused:
         behind.send(swap(chain))
 
-    assert behind.statuses([transaction.signature], search_history=True) == [None]
+    assert behind.look_up([transaction.signature], search_history=True) == [None]
     assert behind.landed(WALLET, min_slot=0, before="", limit=10) == []
     assert behind.balances(WALLET)[SOL.mint] == 10**12
     assert refused.value.failure.reason is Reason.BLOCKHASH_NOT_FOUND
@@ -378,7 +378,7 @@ def test_unknown_programs_and_too_small_budgets_land_as_errors(open_chain: OpenC
         node(chain).send(transaction)
     chain.advance()
 
-    statuses = node(chain).statuses([unknown.signature, starved.signature], search_history=False)
+    statuses = node(chain).look_up([unknown.signature, starved.signature], search_history=False)
     assert [s and s.failure and s.failure.reason for s in statuses] == [
         Reason.PROGRAM_FAILED,
         Reason.PROGRAM_FAILED,
