@@ -134,14 +134,7 @@ class VenueClient:
         if result.WhichOneof("result") != "swap":
             return self._refusal(result.refusal)
         try:
-            return [
-                Instruction(
-                    Pubkey.from_string(instruction.program),
-                    bytes(instruction.data),
-                    [_account(a.address, a.signer, a.writable) for a in instruction.accounts],
-                )
-                for instruction in result.swap.instructions
-            ]
+            return [_instruction(each) for each in result.swap.instructions]
         except ValueError:
             return Refused(
                 "VENUE_ANSWER_INVALID", f"{self._name} built instructions with malformed addresses"
@@ -166,10 +159,25 @@ class VenueClient:
                 return Refused("VENUE_UNAVAILABLE", f"{self._name} is not available ({code.name})")
 
 
-# A venue names the same accounts again and again.
-@lru_cache(maxsize=4096)
-def _account(address: str, signer: bool, writable: bool) -> AccountMeta:
-    return AccountMeta(Pubkey.from_string(address), signer, writable)
+def _instruction(built: pb.Instruction) -> Instruction:
+    called = pb.Instruction()
+    called.CopyFrom(built)
+    called.ClearField("data")
+    program, accounts = _called(called.SerializeToString())
+    return Instruction(program, built.data, accounts)
+
+
+# A venue names the same programs and accounts again and again.
+@lru_cache(maxsize=1024)
+def _called(raw: bytes) -> tuple[Pubkey, list[AccountMeta]]:
+    called = pb.Instruction.FromString(raw)
+    return (
+        Pubkey.from_string(called.program),
+        [
+            AccountMeta(Pubkey.from_string(each.address), each.signer, each.writable)
+            for each in called.accounts
+        ],
+    )
 
 
 async def gather_quotes(
