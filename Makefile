@@ -82,13 +82,15 @@ bench: $(DEV)
 protos: $(DEV)
 	$(BIN)/python protos/generate.py
 
-COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
+COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock" --quiet $(UPGRADE)
 
 lock: $(CREATED)
-	$(COMPILE) -o requirements.lock
-	$(COMPILE) --extra embedded -c requirements.lock -o requirements-embedded.lock
-	$(COMPILE) --extra embedded --group dev -c requirements-embedded.lock -o requirements-dev.lock
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) pyproject.toml --extra embedded -c requirements.lock -o requirements-embedded.lock
+	$(COMPILE) pyproject.toml --extra embedded --group dev -c requirements-embedded.lock \
+		-o requirements-dev.lock
+	$(COMPILE) --group examples -c requirements-dev.lock -o examples/python/requirements.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

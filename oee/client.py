@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 from uuid import UUID, uuid4
@@ -18,36 +19,23 @@ from engine.errors import EngineError
 from engine.v1 import orders_pb2 as pb
 from engine.v1.orders_pb2_grpc import OrderServiceStub
 
-TIMEOUT_SECONDS: Final = 10.0
-HEARTBEAT_SECONDS: Final = 5
+ORDER_SERVICE: Final = pb.DESCRIPTOR.services_by_name["OrderService"].full_name
+
+# What every client is given. Unary calls are safe to repeat: reads, cancels, and submits because
+# they carry a key. A stream knows where to resume, so its own loop does it.
+SERVICE_CONFIG: Final = json.loads(files("oee").joinpath("service_config.json").read_text("utf-8"))
+UNARY, WATCH, *_ = SERVICE_CONFIG["methodConfig"]
+# As part of the config these would cap what a caller asks for, so each call is given its own.
+TIMEOUT_SECONDS: Final = float(UNARY.pop("timeout").removesuffix("s"))
 # A stream is given up and resumed after this long: a bound on silence without a second thread.
 # Heartbeats tell a stream on which nothing happens from one that is dead.
-STREAM_SECONDS: Final = 30.0
+STREAM_SECONDS: Final = float(WATCH.pop("timeout").removesuffix("s"))
+HEARTBEAT_SECONDS: Final = 5
 # Once it has been heard, an engine may be away for a restart before its watcher gives up.
 RESTART_SECONDS: Final = 60.0
 FIRST_BACKOFF_SECONDS: Final = 0.1
 LAST_BACKOFF_SECONDS: Final = 2.0
 PAGE_SIZE: Final = 1000
-
-ORDER_SERVICE: Final = pb.DESCRIPTOR.services_by_name["OrderService"].full_name
-SERVICE_CONFIG: Final = {
-    "methodConfig": [
-        # Every unary call is safe to repeat: reads, cancels, and submits because they carry a key.
-        {
-            "name": [{"service": ORDER_SERVICE}],
-            "waitForReady": True,
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.2s",
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        },
-        # A watch knows where to resume, so its own loop does it.
-        {"name": [{"service": ORDER_SERVICE, "method": "WatchOrder"}], "waitForReady": False},
-    ]
-}
 
 RESUMABLE: Final = frozenset(
     {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from importlib.resources import files
 from typing import Any
 
 import grpc
@@ -171,3 +173,16 @@ def test_a_call_waits_for_an_engine_that_is_about_to_come() -> None:
 def test_without_a_key_nothing_is_submitted() -> None:
     with closing(connect("127.0.0.1:1")) as channel, pytest.raises(AssertionError, match="second"):
         Client(channel).submit(pb.SubmitOrderRequest())
+
+
+def test_every_call_has_a_deadline_and_every_stream_rules_of_its_own() -> None:
+    shipped = json.loads(files("oee").joinpath("service_config.json").read_text())
+    methods = pb.DESCRIPTOR.services_by_name["OrderService"].methods
+    streams = {m.name for m in methods if m.client_streaming or m.server_streaming}
+    [everything, *special] = shipped["methodConfig"]
+
+    assert everything["name"] == [{"service": ORDER_SERVICE}]
+    assert everything["timeout"] == "10s"
+    named = {name["method"] for method in special for name in method["name"]}
+    assert streams <= named
+    assert not any("retryPolicy" in method for method in special)
