@@ -1,6 +1,6 @@
 # The only doors. Each sets up what it needs, once; Python >= 3.11 with venv is all it asks for.
 
-.PHONY: help demo up test check chaos soak bench protos lock clean
+.PHONY: help demo up test test-clients check chaos soak bench protos lock clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -29,6 +29,7 @@ help:
 	@echo "make demo    ten swaps at once through the whole stack, live, and a summary"
 	@echo "make up      the whole stack, kept running until Ctrl-C"
 	@echo "make test    everything that can be checked"
+	@echo "make test-clients  the examples in other languages, and grpcurl, against a real stack"
 	@echo "make check   the part of it that runs nothing: style, types, imports, protos"
 	@echo "make chaos   the model check, then a minute of orders while everything breaks"
 	@echo "             (SEED= repeats one, DURATION= in seconds, RATE= orders a second)"
@@ -54,6 +55,9 @@ test: $(DEV)
 	@started=$$(date +%s); \
 	$(MAKE) --no-print-directory check && $(BIN)/python -m pytest $(SIDE_BY_SIDE); \
 	code=$$?; echo "make test took $$(($$(date +%s) - started)) s"; exit $$code
+
+test-clients: $(DEV)
+	@$(BIN)/python -m pytest tests/clients
 
 check: $(DEV)
 	$(BIN)/ruff check

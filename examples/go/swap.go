@@ -97,13 +97,13 @@ func submit(
 
 // watch shows every event, each once and in sequence, until the order has ended.
 func watch(
-	ctx context.Context, client enginev1.OrderServiceClient, orderID string,
+	ctx context.Context, client enginev1.OrderServiceClient, clientOrderID string,
 	show func(*enginev1.OrderEvent),
 ) error {
 	patience := newPatience()
 	var seen uint64
 	for {
-		err := follow(ctx, client, orderID, seen, func(response *enginev1.WatchOrderResponse) {
+		err := follow(ctx, client, clientOrderID, seen, func(response *enginev1.WatchOrderResponse) {
 			patience = newPatience()
 			if event := response.GetEvent(); event != nil {
 				seen = event.GetSequence()
@@ -121,11 +121,11 @@ func watch(
 
 // follow reads one stream to its end; nil when the engine ended it because the order has ended.
 func follow(
-	ctx context.Context, client enginev1.OrderServiceClient, orderID string, after uint64,
+	ctx context.Context, client enginev1.OrderServiceClient, clientOrderID string, after uint64,
 	heard func(*enginev1.WatchOrderResponse),
 ) error {
 	stream, err := client.WatchOrder(ctx, &enginev1.WatchOrderRequest{
-		Id:            &enginev1.WatchOrderRequest_OrderId{OrderId: orderID},
+		Id:            &enginev1.WatchOrderRequest_ClientOrderId{ClientOrderId: clientOrderID},
 		AfterSequence: &after,
 	})
 	if err != nil {
@@ -189,8 +189,9 @@ func swap(address, tokenIn, tokenOut, amountIn string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintln(os.Stderr, clientOrderID, "is order", order.GetOrderId())
 	var ended enginev1.OrderStatus
-	err = watch(ctx, client, order.GetOrderId(), func(event *enginev1.OrderEvent) {
+	err = watch(ctx, client, clientOrderID, func(event *enginev1.OrderEvent) {
 		fmt.Println(event.GetSequence(), event.GetType(), event.GetStatus())
 		ended = event.GetStatus()
 	})

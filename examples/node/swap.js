@@ -80,15 +80,15 @@ async function submit(client, request, metadata) {
 }
 
 /** Every event, each once and in sequence, until the order has ended. */
-async function* watch(client, order_id, metadata) {
+async function* watch(client, client_order_id, metadata) {
   const patience = new Patience();
-  let after_sequence = 0;
+  const request = { client_order_id, after_sequence: 0 };
   for (;;) {
     try {
-      for await (const { event } of client.WatchOrder({ order_id, after_sequence }, metadata)) {
+      for await (const { event } of client.WatchOrder(request, metadata)) {
         patience.renew();
         if (event) {
-          after_sequence = event.sequence;
+          request.after_sequence = event.sequence;
           yield event;
         }
       }
@@ -127,7 +127,8 @@ async function main([address, token_in, token_out, amount_in, ...more]) {
   try {
     const request = { client_order_id, token_in, token_out, amount_in };
     const { order_id } = await submit(client, request, metadata);
-    for await (const event of watch(client, order_id, metadata)) {
+    console.error(`${client_order_id} is order ${order_id}`);
+    for await (const event of watch(client, client_order_id, metadata)) {
       console.log(event.sequence, event.type, event.status);
       status = event.status;
     }

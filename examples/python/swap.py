@@ -74,12 +74,12 @@ class Client:
             except grpc.RpcError as error:
                 patience.wait(error)
 
-    def watch(self, order_id: str) -> Iterator[pb.OrderEvent]:
+    def watch(self, client_order_id: str) -> Iterator[pb.OrderEvent]:
         """Every event, each once and in sequence, until the order has ended."""
         patience = Patience()
         seen = 0
         while True:
-            request = pb.WatchOrderRequest(order_id=order_id, after_sequence=seen)
+            request = pb.WatchOrderRequest(client_order_id=client_order_id, after_sequence=seen)
             try:
                 for response in self._stub.WatchOrder(request, metadata=self._metadata):
                     patience.renew()
@@ -130,7 +130,8 @@ def main() -> int:
                     amount_in=amount_in,
                 )
             )
-            for event in client.watch(order.order_id):
+            print(f"{client_order_id} is order {order.order_id}", file=sys.stderr)
+            for event in client.watch(client_order_id):
                 show(event)
                 status = event.status
         except grpc.RpcError as error:

@@ -78,12 +78,12 @@ class Client:
             except grpc.aio.AioRpcError as error:
                 await patience.wait(error)
 
-    async def watch(self, order_id: str) -> AsyncIterator[pb.OrderEvent]:
+    async def watch(self, client_order_id: str) -> AsyncIterator[pb.OrderEvent]:
         """Every event, each once and in sequence, until the order has ended."""
         patience = Patience()
         seen = 0
         while True:
-            request = pb.WatchOrderRequest(order_id=order_id, after_sequence=seen)
+            request = pb.WatchOrderRequest(client_order_id=client_order_id, after_sequence=seen)
             try:
                 async for response in self._stub.WatchOrder(request, metadata=self._metadata):
                     patience.renew()
@@ -134,7 +134,8 @@ async def main() -> int:
                     amount_in=amount_in,
                 )
             )
-            async for event in client.watch(order.order_id):
+            print(f"{client_order_id} is order {order.order_id}", file=sys.stderr)
+            async for event in client.watch(client_order_id):
                 show(event)
                 status = event.status
         except grpc.aio.AioRpcError as error:

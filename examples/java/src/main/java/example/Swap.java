@@ -111,11 +111,12 @@ public final class Swap {
   }
 
   /** Shows every event, each once and in sequence; returns the status that the order ended in. */
-  private OrderStatus watch(String orderId, Consumer<OrderEvent> show) throws InterruptedException {
+  private OrderStatus watch(String clientOrderId, Consumer<OrderEvent> show)
+      throws InterruptedException {
     OrderStatus status = OrderStatus.ORDER_STATUS_UNSPECIFIED;
     Patience patience = new Patience();
     WatchOrderRequest.Builder request =
-        WatchOrderRequest.newBuilder().setOrderId(orderId).setAfterSequence(0);
+        WatchOrderRequest.newBuilder().setClientOrderId(clientOrderId).setAfterSequence(0);
     while (true) {
       try {
         var responses = engine.watchOrder(request.build());
@@ -171,9 +172,10 @@ public final class Swap {
                   .setTokenOut(tokenOut)
                   .setAmountIn(amountIn)
                   .build());
+      System.err.printf("%s is order %s%n", clientOrderId, order.getOrderId());
       OrderStatus status =
           client.watch(
-              order.getOrderId(),
+              clientOrderId,
               event ->
                   System.out.printf(
                       "%d %s %s%n", event.getSequence(), event.getType(), event.getStatus()));
