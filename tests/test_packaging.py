@@ -41,6 +41,7 @@ LOCKED = {
     "requirements-dev.lock": PROJECT["project"]["dependencies"]
     + PROJECT["project"]["optional-dependencies"]["embedded"]
     + PROJECT["dependency-groups"]["dev"],
+    "examples/python/requirements.lock": PROJECT["dependency-groups"]["examples"],
 }
 # A pin, its marker, and its hashes on the lines that follow.
 PIN = re.compile(
@@ -122,9 +123,10 @@ def test_a_lock_has_hashes_for_everything_and_names_no_place(lock: str) -> None:
 
 
 def test_the_locks_agree_with_each_other() -> None:
-    runtime, embedded, dev = (pins(lock).items() for lock in LOCKED)
+    runtime, embedded, dev, examples = (pins(lock).items() for lock in LOCKED)
 
     assert runtime <= embedded <= dev
+    assert examples <= dev
 
 
 def test_the_image_carries_no_embedded_servers() -> None:
