@@ -129,6 +129,14 @@ def test_the_locks_agree_with_each_other() -> None:
     assert examples <= dev
 
 
+def test_the_lock_of_the_node_example_names_no_place() -> None:
+    lock = json.loads((ROOT / "examples" / "node" / "package-lock.json").read_text())
+    packages = [package for name, package in lock["packages"].items() if name]
+
+    assert packages
+    assert all("integrity" in package and "resolved" not in package for package in packages)
+
+
 def test_the_image_carries_no_embedded_servers() -> None:
     embedded = map(Requirement, PROJECT["project"]["optional-dependencies"]["embedded"])
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.clients.pages import Shown, fenced
-from tests.clients.programs import require, running
+from tests.clients.programs import missing, require, running
 from tests.system.conftest import Engine, running_engine
 
 # By the folder below examples/: what must be there to build and run it.
@@ -51,7 +51,7 @@ def read_example(shown: Shown) -> list[Example]:
     runs = [line for line in lines if PROGRAM.search(line)]
     build = "".join([enter, *(line for line in lines if line not in runs)])
     language = enter.split("/")[-1].strip()
-    return [Example(language, build, f"{enter}exec env {run}") for run in runs]
+    return [Example(language, build, enter + run) for run in runs]
 
 
 EXAMPLES: Final = [
@@ -69,20 +69,27 @@ async def engine(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Engi
 async def builds() -> AsyncIterator[Mapping[str, asyncio.Task[None]]]:
     """Every language's build, all under way at once: one compiles while another downloads."""
     scripts = {example.language: example.build for example in EXAMPLES}
-    tasks = {language: asyncio.create_task(_build(script)) for language, script in scripts.items()}
+    tasks = {
+        language: asyncio.create_task(_build(script))
+        for language, script in scripts.items()
+        if not missing(TOOLS[language])
+    }
     yield tasks
     for task in tasks.values():
         task.cancel()
-    await asyncio.wait(tasks.values())
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-@pytest_asyncio.fixture(loop_scope="session", params=EXAMPLES, ids=lambda example: example.name)
+# One example after the other, so that the first are tried while the last are still built.
+@pytest_asyncio.fixture(
+    scope="session", loop_scope="session", params=EXAMPLES, ids=lambda example: example.name
+)
 async def example(
     request: pytest.FixtureRequest, builds: Mapping[str, asyncio.Task[None]]
 ) -> Example:
     """Each of the examples, ready to run."""
     wanted: Example = request.param
-    require(TOOLS[wanted.language], f"examples/{wanted.language} cannot be built without")
+    require(TOOLS[wanted.language], f"examples/{wanted.language} needs them")
     await builds[wanted.language]
     return wanted
 

@@ -16,14 +16,18 @@ from tests.clients.pages import ROOT
 PATIENCE_SECONDS: Final = 60
 
 
+def missing(programs: Sequence[str]) -> list[str]:
+    """Those that are not on PATH."""
+    return [program for program in programs if shutil.which(program) is None]
+
+
 def require(programs: Sequence[str], remedy: str) -> None:
     """Skip the test when one of them is not on PATH; where CI is set, fail it."""
-    missing = [program for program in programs if shutil.which(program) is None]
-    if not missing:
+    if not (absent := missing(programs)):
         return
-    word = f"{', '.join(missing)} not on PATH: {remedy}"
+    word = f"{', '.join(absent)} not on PATH: {remedy}"
     if os.environ.get("CI"):
-        pytest.fail(word)
+        pytest.fail(word, pytrace=False)
     pytest.skip(word)
 
 

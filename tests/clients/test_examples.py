@@ -225,7 +225,7 @@ async def test_it_speaks_tls_to_who_its_authority_vouches_for(
 
 async def certificate(directory: Path) -> tuple[Path, Path]:
     """A certificate for this machine that vouches for itself, and its key."""
-    require(("openssl",), "certificates cannot be made without")
+    require(("openssl",), "certificates are made with it")
     files = directory / "certificate.pem", directory / "key.pem"
     script = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
@@ -236,3 +236,11 @@ async def certificate(directory: Path) -> tuple[Path, Path]:
         _, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
     return files
+
+
+async def test_go_is_formatted() -> None:
+    require(("gofmt",), "it comes with Go")
+    async with asyncio.timeout(PATIENCE_SECONDS), running("gofmt -d examples/go/*.go") as process:
+        output, _ = await process.communicate()
+
+    assert (process.returncode, output.decode()) == (0, "")
