@@ -89,7 +89,7 @@ async def example(
 ) -> Example:
     """Each of the examples, ready to run."""
     wanted: Example = request.param
-    require(TOOLS[wanted.language], f"examples/{wanted.language} needs them")
+    require(TOOLS[wanted.language], f"examples/{wanted.language} is built and run with it")
     await builds[wanted.language]
     return wanted
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 PAGE = "docs/grpcurl.md"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def grpcurl() -> None:
     require(
         ("grpcurl",),
@@ -36,12 +36,14 @@ async def assert_prints(engine: Engine, shown: Shown) -> None:
         assert line in printed, script
 
 
+@pytest.mark.usefixtures("grpcurl")
 async def test_every_command_of_the_page_does_what_the_page_shows(engine: Engine) -> None:
     for shown in fenced(PAGE):
         assert shown.output, f"the page shows nothing of what this prints: {shown.commands}"
         await assert_prints(engine, shown)
 
 
+@pytest.mark.usefixtures("grpcurl")
 async def test_every_command_of_the_readme_works(engine: Engine) -> None:
     for shown in indented("README.md", "grpcurl"):
         await assert_prints(engine, shown)
