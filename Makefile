@@ -29,7 +29,8 @@ help:
 	@echo "make demo    ten swaps at once through the whole stack, live, and a summary"
 	@echo "make up      the whole stack, kept running until Ctrl-C"
 	@echo "make test    everything that can be checked"
-	@echo "make test-clients  the examples in other languages, and grpcurl, against a real stack"
+	@echo "make test-clients"
+	@echo "             the examples in other languages, and grpcurl, against a real stack"
 	@echo "make check   the part of it that runs nothing: style, types, imports, protos"
 	@echo "make chaos   the model check, then a minute of orders while everything breaks"
 	@echo "             (SEED= repeats one, DURATION= in seconds, RATE= orders a second)"
@@ -98,6 +99,7 @@ lock: $(CREATED)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build examples/*/build examples/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The checkout itself is not copied into the environment: a .pth file points to it.

@@ -24,12 +24,12 @@ ORDER_SERVICE: Final = pb.DESCRIPTOR.services_by_name["OrderService"].full_name
 # What every client is given. Unary calls are safe to repeat: reads, cancels, and submits because
 # they carry a key. A stream knows where to resume, so its own loop does it.
 SERVICE_CONFIG: Final = json.loads(files("oee").joinpath("service_config.json").read_text("utf-8"))
-UNARY, WATCH, *_ = SERVICE_CONFIG["methodConfig"]
+_unary, _watch, *_ = SERVICE_CONFIG["methodConfig"]
 # In the config these would cap what a caller asks for; so they are given to each call instead.
-TIMEOUT_SECONDS: Final = float(UNARY.pop("timeout").removesuffix("s"))
+TIMEOUT_SECONDS: Final = float(_unary.pop("timeout").removesuffix("s"))
 # A stream is given up and resumed after this long: a bound on silence without a second thread.
 # Heartbeats tell a stream on which nothing happens from one that is dead.
-STREAM_SECONDS: Final = float(WATCH.pop("timeout").removesuffix("s"))
+STREAM_SECONDS: Final = float(_watch.pop("timeout").removesuffix("s"))
 HEARTBEAT_SECONDS: Final = 5
 # Once it has been heard, an engine may be away for a restart before its watcher gives up.
 RESTART_SECONDS: Final = 60.0

@@ -45,6 +45,14 @@ async def trade(
     return process.returncode, output.decode().splitlines(), words.decode()
 
 
+async def orders(engine: Engine) -> int:
+    """How many there are."""
+    async with engine.client() as client:
+        return len(
+            (await client.ListOrders(pb.ListOrdersRequest(page_size=1000), timeout=10)).orders
+        )
+
+
 async def assert_followed(engine: Engine, key: str, lines: Sequence[str]) -> None:
     """The lines are the order's audit log from its first event to CONFIRMED; it swapped once."""
     async with engine.client() as client:
@@ -65,6 +73,7 @@ def line(event: pb.OrderEvent) -> str:
 async def test_one_swap_whatever_message_the_connection_breaks_in(
     engine: Engine, example: Example, key: str
 ) -> None:
+    before = await orders(engine)
     # The answer to the submit and then each event breaks in the middle, and passes when it is
     # asked for again. Some libraries forget what else had arrived, which is why there is an end.
     async with open_proxy(
@@ -74,6 +83,7 @@ async def test_one_swap_whatever_message_the_connection_breaks_in(
 
     assert code == 0, words
     assert proxy.broken >= 1 + len(lines)
+    assert await orders(engine) == before + 1
     await assert_followed(engine, key, lines)
 
 
