@@ -41,7 +41,7 @@ help:
 	@echo "             PROFILE=router: where that service spends its time)"
 	@echo "make protos  generate engine/v1 from protos/"
 	@echo "make lock    resolve pyproject.toml into the lock files (UPGRADE=--upgrade: anew)"
-	@echo "make clean   remove $(VENV) and caches"
+	@echo "make clean   remove $(VENV), caches and what the examples built"
 
 demo: $(RUNTIME)
 	@$(BIN)/python -m oee demo
