@@ -199,6 +199,11 @@ TOLD: list[tuple[errors.RequestError, grpc.StatusCode, list[Message]]] = [
         [info("FUTURE_SEQUENCE", last_sequence="3")],
     ),
     (
+        errors.ResumeTokenTooOld("it is"),
+        grpc.StatusCode.OUT_OF_RANGE,
+        [info("RESUME_TOKEN_TOO_OLD")],
+    ),
+    (
         errors.SlowConsumer("too slow", last_sequence="3"),
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         [info("SLOW_CONSUMER", last_sequence="3")],

@@ -62,13 +62,27 @@ async def test_the_executor_is_killed_with_orders_at_every_point(engine: Engine)
     await asyncio.gather(*(assert_swapped_once(engine, order) for order in orders))
 
 
-@pytest.mark.parametrize("method", ["GetBlockHeight", "GetSignatureStatuses", "GetTransactions"])
-async def test_the_executor_is_killed_while_it_settles(engine: Engine, method: str) -> None:
-    held = engine.chain.hold(method, answered=True)
+async def test_the_executor_is_killed_while_it_settles_by_hint(engine: Engine) -> None:
+    held = engine.chain.hold("GetTransactions", answered=True)
     order = await engine.submit()
     await held.reached.wait()
 
     await engine.stack.kill("executor")
+
+    await assert_swapped_once(engine, order)
+
+
+@pytest.mark.parametrize("method", ["GetBlockHeight", "GetSignatureStatuses"])
+async def test_the_executor_is_killed_while_it_settles_what_is_due(
+    engine: Engine, method: str
+) -> None:
+    # The hint gets no answer, so the order's own time comes.
+    hinted, held = engine.chain.hold("GetTransactions"), engine.chain.hold(method, answered=True)
+    order = await engine.submit()
+    await held.reached.wait()
+
+    await engine.stack.kill("executor")
+    hinted.release()
 
     await assert_swapped_once(engine, order)
 
