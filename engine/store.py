@@ -26,11 +26,13 @@ logger = structlog.get_logger()
 ACQUIRE_SECONDS: Final = 2.0
 STATEMENT_SECONDS: Final = 5.0
 OPEN_SECONDS: Final = 30.0
-CONNECTIONS: Final = 6
+CONNECTIONS: Final = 10
 # A new one has every statement to prepare.
 CONNECTION_QUERIES: Final = 1_000_000
-WRITERS: Final = 2
-READERS: Final = 2
+WRITERS: Final = 3
+READERS: Final = 3
+# Batches grow while a statement runs; one that waits for a lock holds up the others no longer.
+PATIENCE_SECONDS: Final = 0.02
 BATCH_LIMIT: Final = 250
 
 # How far the looks at an order that stands still back off.
@@ -75,15 +77,22 @@ class Store:
         self.tokens = tokens
         self._listeners: list[Listener] = []
         self._gets: Batcher[UUID, Order | None] = Batcher(
-            self._get_rows, limit=BATCH_LIMIT, in_flight=READERS
+            self._get_rows,
+            limit=BATCH_LIMIT,
+            in_flight=READERS,
+            patience_seconds=PATIENCE_SECONDS,
         )
         self._adds: Batcher[Order, Added] = Batcher(
-            self._add_batch, limit=BATCH_LIMIT, in_flight=WRITERS
+            self._add_batch,
+            limit=BATCH_LIMIT,
+            in_flight=WRITERS,
+            patience_seconds=PATIENCE_SECONDS,
         )
         self._saves: Batcher[Transition, Transition] = Batcher(
             self._save_batch,
             limit=BATCH_LIMIT,
             in_flight=WRITERS,
+            patience_seconds=PATIENCE_SECONDS,
             key=lambda transition: transition.order.order_id,
         )
 
