@@ -61,9 +61,10 @@ class Reading:
     time: float
 
 
-async def warm_up(stack: BenchStack, flow: Flow, key: str) -> None:
-    """Orders that nobody measures: pools are filled, code paths are warm."""
-    job = Job(flow=flow, key=f"{key}-warm", orders=WARM_UP_ORDERS, limit_seconds=WARM_UP_SECONDS)
+async def warm_up(stack: BenchStack, flow: Flow, key: str, orders: int = 0) -> None:
+    """Orders that nobody measures, at most `orders`: pools are filled, code paths are warm."""
+    orders = min(orders or WARM_UP_ORDERS, WARM_UP_ORDERS)
+    job = Job(flow=flow, key=f"{key}-warm", orders=orders, limit_seconds=WARM_UP_SECONDS)
     await stack.client.run(job)
     await stack.until_settled(SETTLE_SECONDS)
 

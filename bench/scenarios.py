@@ -60,14 +60,14 @@ Scenario = Callable[[BenchStack, Options], Awaitable[Sequence[Measurement]]]
 
 async def latency(stack: BenchStack, options: Options) -> Sequence[Measurement]:
     """One order at a time: how fast the answer, and each event, is there."""
-    await warm_up(stack, Flow.UNARY, "latency")
+    await warm_up(stack, Flow.UNARY, "latency", options.orders)
     job = options.job(Flow.UNARY, "latency", in_flight=1)
     return [await measure(stack, "one at a time", job)]
 
 
 async def throughput(stack: BenchStack, options: Options) -> Sequence[Measurement]:
     """Over SubmitOrders, with one WatchOrders."""
-    await warm_up(stack, Flow.STREAM, "stream")
+    await warm_up(stack, Flow.STREAM, "stream", options.orders)
     return [
         await measure(
             stack,
@@ -80,7 +80,7 @@ async def throughput(stack: BenchStack, options: Options) -> Sequence[Measuremen
 
 async def unary(stack: BenchStack, options: Options) -> Sequence[Measurement]:
     """Over SubmitOrder, with a WatchOrder an order."""
-    await warm_up(stack, Flow.UNARY, "unary")
+    await warm_up(stack, Flow.UNARY, "unary", options.orders)
     return [await measure(stack, "unary, 64 in flight", options.job(Flow.UNARY, "unary"))]
 
 
@@ -90,7 +90,7 @@ async def watchers(stack: BenchStack, options: Options) -> Sequence[Measurement]
     An order lives shorter than it takes to open so many streams, so the router is stopped until
     all of them are open: events are measured here, and orders a second are not.
     """
-    await warm_up(stack, Flow.UNARY, "watchers")
+    await warm_up(stack, Flow.UNARY, "watchers", options.orders)
     router = stack.pids["router"]
     measurements = []
     for count in (200, 2000):
@@ -101,7 +101,7 @@ async def watchers(stack: BenchStack, options: Options) -> Sequence[Measurement]
 
 async def backlog(stack: BenchStack, options: Options) -> Sequence[Measurement]:
     """Orders accepted while router and executor were dead, from their start until all settled."""
-    await warm_up(stack, options.flow, "backlog")
+    await warm_up(stack, options.flow, "backlog", options.orders)
     for name in ("router", "executor"):
         await stack.stack.kill(name, restart=False)
     outcome = await stack.client.run(
@@ -123,11 +123,11 @@ async def backlog(stack: BenchStack, options: Options) -> Sequence[Measurement]:
 
 async def growth(stack: BenchStack, options: Options) -> Sequence[Measurement]:
     """The same load beside more and more settled orders."""
-    await warm_up(stack, options.flow, "growth")
+    await warm_up(stack, options.flow, "growth", options.orders)
     measurements = []
     for stored in options.stored:
         await seed(stack.stack.postgres_dsn, stored)
-        await warm_up(stack, options.flow, f"growth-{stored}")
+        await warm_up(stack, options.flow, f"growth-{stored}", options.orders)
         job = options.job(options.flow, f"growth-{stored}")
         measurements.append(await measure(stack, f"{stored:,} stored", job))
     return measurements
@@ -135,7 +135,7 @@ async def growth(stack: BenchStack, options: Options) -> Sequence[Measurement]:
 
 async def overload(stack: BenchStack, options: Options) -> Sequence[Measurement]:
     """Three times what it can do, offered whatever the answers."""
-    await warm_up(stack, Flow.STREAM, "overload")
+    await warm_up(stack, Flow.STREAM, "overload", options.orders)
     usual = await measure(stack, "sustained", options.job(Flow.STREAM, "sustained"))
     if usual.outcome.problem:
         return [usual]
