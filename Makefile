@@ -78,7 +78,7 @@ soak: $(DEV)
 
 BENCH = $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(SKIP),--skip $(SKIP)) \
 	$(if $(SECONDS),--seconds $(SECONDS)) $(if $(ORDERS),--orders $(ORDERS)) \
-	$(if $(BACKLOG),--backlog $(BACKLOG)) $(if $(STORED),--stored $(STORED)) \
+	$(if $(IN_FLIGHT),--in-flight $(IN_FLIGHT)) $(if $(BACKLOG),--backlog $(BACKLOG)) $(if $(STORED),--stored $(STORED)) \
 	$(if $(UNARY),--unary) $(if $(PROFILE),--profile $(PROFILE))
 
 bench: $(DEV)

@@ -22,7 +22,7 @@ from rich.console import Console
 from bench import report
 from bench.limits import Limits, measure_limits
 from bench.measurement import Measurement
-from bench.scenarios import SCENARIOS, Options
+from bench.scenarios import SCENARIOS, SETTINGS, Options
 from bench.stack import SERVICES, SIMULATOR, bench_stack
 from engine.errors import StartupError
 from oee.logs import MergedLog
@@ -43,7 +43,14 @@ def main() -> int:
     """The exit code: 0, or 1 on a problem, 2 when the stack did not start, 130 on Ctrl-C."""
     chosen = _parser().parse_args()
     profiled: str | None = chosen.profile
-    options = Options(chosen.seconds, chosen.orders, chosen.backlog, chosen.stored, chosen.unary)
+    options = Options(
+        seconds=chosen.seconds,
+        orders=chosen.orders,
+        in_flight=chosen.in_flight,
+        backlog=chosen.backlog,
+        stored=chosen.stored,
+        unary=chosen.unary,
+    )
     names = [
         name
         for name in chosen.scenario or (PROFILED if profiled else (LIMITS, *SCENARIOS))
@@ -75,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--skip", type=_names, default=[], help="what to leave out")
     add("--seconds", type=float, default=Options.seconds, help="of each load")
     add("--orders", type=int, default=0, help="of each load, instead of seconds")
+    add("--in-flight", type=_counts, default=Options.in_flight, help="for throughput: 64,256")
     add("--backlog", type=int, default=Options.backlog, help="orders that wait for recovery")
     add("--stored", type=_counts, default=Options.stored, help="settled orders, for growth: 1000,…")
     add("--unary", action="store_true", help="no streams where there is a choice")
@@ -134,7 +142,7 @@ class Run:
         directory = self._home / name
         try:
             async with (
-                bench_stack(directory, log.show, self._profiled) as stack,
+                bench_stack(directory, log.show, SETTINGS.get(name, {}), self._profiled) as stack,
                 asyncio.timeout(SCENARIO_SECONDS),
             ):
                 return await SCENARIOS[name](stack, self._options)
@@ -152,6 +160,7 @@ class Run:
                 "python": platform.python_version(),
             },
             "settings": {**SERVICES, **SIMULATOR},
+            "settings_of": SETTINGS,
             "limits": limits and msgspec.to_builtins(limits) | limits.implied(),
             "scenarios": {
                 name: [

@@ -25,6 +25,7 @@ class Options:
 
     seconds: float = 6
     orders: int = 0
+    in_flight: Sequence[int] = (64, 256)
     backlog: int = 10_000
     stored: Sequence[int] = (1_000, 100_000, 1_000_000)
     unary: bool = False
@@ -74,7 +75,7 @@ async def throughput(stack: BenchStack, options: Options) -> Sequence[Measuremen
             f"stream, {in_flight} in flight",
             options.job(Flow.STREAM, f"stream-{in_flight}", in_flight=in_flight),
         )
-        for in_flight in (64, 256)
+        for in_flight in options.in_flight
     ]
 
 
@@ -126,7 +127,9 @@ async def growth(stack: BenchStack, options: Options) -> Sequence[Measurement]:
     await warm_up(stack, options.flow, "growth", options.orders)
     measurements = []
     for stored in options.stored:
+        await stack.stack.stop("gateway")
         await seed(stack.stack.postgres_dsn, stored)
+        await stack.stack.start("gateway")
         await warm_up(stack, options.flow, f"growth-{stored}", options.orders)
         job = options.job(options.flow, f"growth-{stored}")
         measurements.append(await measure(stack, f"{stored:,} stored", job))
@@ -152,4 +155,10 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "backlog": backlog,
     "growth": growth,
     "overload": overload,
+}
+
+# What a scenario needs beyond the settings of all of them.
+SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
+    # Nothing is refused for want of workers: their absence is the point.
+    "backlog": {"MAX_WAITING_ORDERS": "1000000"},
 }

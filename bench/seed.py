@@ -68,30 +68,39 @@ WITH added AS (
       FROM added
 )
 INSERT INTO order_events
-       (order_id, sequence, type, previous_status, status, settled, time, detail)
-SELECT order_id, sequence, type, previous_status, status, settled, create_time, detail::jsonb
+       (order_id, sequence, type, previous_status, status, settled, venue, time, detail, position)
+SELECT order_id, sequence, type, previous_status, status, settled,
+       CASE WHEN sequence > 2 THEN 'raydium' END, create_time, detail::jsonb, $3 + fill_slot
   FROM added, (VALUES {_EVENTS})
        AS event (sequence, type, previous_status, status, settled, detail)
 """
 
+# The log's positions go on above what is put below them.
+_MAKE_ROOM: Final = """
+UPDATE event_log SET base = base + $1
+RETURNING base - $1 + pg_current_xact_id()::text::bigint
+"""
 _SEEDED: Final = "SELECT count(*) FROM orders WHERE client_order_id LIKE 'seed-%'"
 
 
 async def seed(dsn: str, count: int) -> None:
     """Have so many settled orders in the database, those of earlier calls included.
 
-    Leaves it analysed, vacuumed and written to disk, so that none of that is measured.
+    No gateway may run: it would read all of that as new. Leaves the database analysed, vacuumed
+    and written to disk, so that none of that is measured.
     """
     connections = [await asyncpg.connect(dsn, timeout=OPEN_SECONDS) for _ in range(CONNECTIONS)]
     try:
         first = await connections[0].fetchval(_SEEDED, timeout=SEED_SECONDS) + 1
+        room = count - first + 1
+        base = await connections[0].fetchval(_MAKE_ROOM, room, timeout=SEED_SECONDS) - first
         chunks = iter(range(first, count + 1, CHUNK))
 
         async def insert(connection: asyncpg.Connection[asyncpg.Record]) -> None:
             await connection.execute(_SESSION)
             for start in chunks:
                 last = min(start + CHUNK - 1, count)
-                await connection.execute(_SEED, start, last, timeout=SEED_SECONDS)
+                await connection.execute(_SEED, start, last, base, timeout=SEED_SECONDS)
 
         async with asyncio.timeout(SEED_SECONDS), asyncio.TaskGroup() as group:
             for connection in connections:

@@ -36,11 +36,7 @@ SIMULATOR: Final[Mapping[str, str]] = {
 }
 SERVICES: Final[Mapping[str, str]] = {"LOG_LEVEL": "WARNING", "CONCURRENCY": "256"}
 
-UNSETTLED: Final = """
-SELECT EXISTS (SELECT FROM orders WHERE NOT settled
-                  AND status IN ('pending', 'routing', 'building'))
-    OR EXISTS (SELECT FROM orders WHERE NOT settled AND status IN ('submitted', 'confirmed'))
-"""
+UNSETTLED: Final = "SELECT EXISTS (SELECT FROM orders WHERE NOT settled)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +74,28 @@ class BenchStack:
 
 @asynccontextmanager
 async def bench_stack(
-    directory: Path, show: Callable[[str, str], None], profiled: str | None = None
+    directory: Path,
+    show: Callable[[str, str], None],
+    settings: Mapping[str, str],
+    profiled: str | None = None,
 ) -> AsyncIterator[BenchStack]:
-    """A running stack with its data in `directory`; all of it is stopped on leaving."""
+    """A running stack with its data in `directory`; all of it is stopped on leaving.
+
+    The services get SERVICES and `settings`, the simulator SIMULATOR.
+    """
     [monitor] = free_ports(1)
     nats = Nats(directory / "nats", options=("--http_port", str(monitor)))
     async with AsyncExitStack() as opened:
         opened.push_async_callback(asyncio.to_thread, nats.stop)
         await asyncio.to_thread(nats.start)
         # Only servers of our own can be measured.
-        environment = {**os.environ, **SERVICES, "NATS_URL": nats.url, "POSTGRES_DSN": ""}
+        environment = {
+            **os.environ,
+            **SERVICES,
+            **settings,
+            "NATS_URL": nats.url,
+            "POSTGRES_DSN": "",
+        }
         stack = Stack(
             directory, Ports.free(), environment, settings={"dex_sim": SIMULATOR}, show=show
         )

@@ -84,7 +84,7 @@ async def _submitting(
     stub: OrderServiceAsyncStub, tally: Tally, changed: Callable[[], None]
 ) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
     """Sends so many orders in one message; raises what ends the stream."""
-    call = stub.SubmitOrders(timeout=STREAM_SECONDS)
+    call = stub.SubmitOrders(timeout=STREAM_SECONDS, wait_for_ready=True)
 
     async def submit(count: int) -> None:
         orders = [tally.send() for _ in range(count)]
@@ -115,7 +115,9 @@ async def _watching(
     async def read() -> None:
         request = pb.WatchOrdersRequest(snapshot=True)
         request.heartbeat_interval.seconds = 1
-        async for response in stub.WatchOrders(request, timeout=STREAM_SECONDS):
+        async for response in stub.WatchOrders(
+            request, timeout=STREAM_SECONDS, wait_for_ready=True
+        ):
             now = time.time()
             ended = False
             for event in response.events.events:

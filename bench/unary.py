@@ -84,7 +84,7 @@ async def _submit(stub: OrderServiceAsyncStub, tally: Tally) -> str | None:
     number = len(tally.sent)
     order = tally.send()
     try:
-        answer = await stub.SubmitOrder(order, timeout=CALL_SECONDS)
+        answer = await stub.SubmitOrder(order, timeout=CALL_SECONDS, wait_for_ready=True)
     except grpc.aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
             raise
