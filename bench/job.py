@@ -74,6 +74,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     orders_per_second: float = 0
     in_window: int = 0
     window_seconds: float = 0
+    offered_per_second: float = 0
     sent: int = 0
     accepted: int = 0
     refused: dict[str, int] = {}
@@ -88,12 +89,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     client_cpu_seconds: float = 0
     problem: str | None = None  # why there is nothing to see, e.g. UNIMPLEMENTED
 
-    def recovered(self, seconds: float) -> Outcome:
-        """The same, when all that was accepted took so long to be settled."""
+    def recovered(self, seconds: float, statuses: dict[str, int]) -> Outcome:
+        """The same, when all that was accepted ended so, and took so long to be settled."""
         return msgspec.structs.replace(
             self,
             orders=self.accepted,
             seconds=round(seconds, 3),
             orders_per_second=round(self.accepted / seconds, 1),
-            unfinished=0,
+            unfinished=self.accepted - sum(statuses.values()),
+            statuses=statuses,
+            client_cpu_seconds=0,
         )

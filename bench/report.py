@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench.job import Spread
+from bench.job import Outcome, Spread
 from bench.limits import Limit, Limits
 from bench.measurement import Measurement
 from bench.profile import Profile
@@ -81,13 +81,16 @@ def _show_limits(limits: Limits, measurements: Sequence[Measurement], console: C
         f"{limits.orders_per_second:,.0f} orders/s on {limits.cores} cores",
         highlight=False,
     )
+    shares = Table(
+        *("", "of its orders/s", "of the CPU would do"),
+        title="share of that",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for m in measurements:
-        shares = m.shares(limits)
-        console.print(
-            f"{m.name}: {shares['orders_per_second']:.0%} of that speed,"
-            f" {shares['cpu']:.0%} of its CPU would do for these parts",
-            highlight=False,
-        )
+        share = m.shares(limits)
+        shares.add_row(m.name, f"{share['orders_per_second']:.0%}", f"{share['cpu']:.0%}")
+    console.print(shares)
 
 
 def _speed(measurements: Sequence[Measurement]) -> Table:
@@ -146,14 +149,22 @@ def _notes(m: Measurement) -> Iterator[str]:
         yield f"not CONFIRMED: {others}"
     if not m.all_settled:
         yield "not everything was settled in time"
-    if outcome.refused and outcome.window_seconds:
-        window = outcome.window_seconds
-        yield (
-            f"accepted {outcome.accepted / window:,.0f}/s, refused {outcome.refused} = "
-            f"{sum(outcome.refused.values()) / window:,.0f}/s in {_spread(outcome.refusal)} ms"
-        )
+    if outcome.offered_per_second:
+        yield f"offered {outcome.offered_per_second:,.0f}/s, {_answers(outcome)}"
+    elif outcome.refused:
+        yield _answers(outcome)
     if outcome.held_back:
         yield f"{outcome.held_back:,} orders were not even sent: too many were unanswered"
+
+
+def _answers(outcome: Outcome) -> str:
+    """How many a second while it was sending."""
+    window = outcome.window_seconds
+    refused = ", ".join(f"{n / window:,.0f}/s {why}" for why, n in outcome.refused.items())
+    return (
+        f"accepted {outcome.accepted / window:,.0f}/s, completed {outcome.in_window / window:,.0f}/s"
+        f" meanwhile, refused {refused or 'none'} ({_spread(outcome.refusal)} ms)"
+    )
 
 
 _COSTS: Final[Mapping[str, Callable[[Measurement], Mapping[str, float]]]] = {

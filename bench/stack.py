@@ -36,6 +36,10 @@ SIMULATOR: Final[Mapping[str, str]] = {
 }
 SERVICES: Final[Mapping[str, str]] = {"LOG_LEVEL": "WARNING", "CONCURRENCY": "256"}
 
+STATUSES: Final = """
+SELECT status, count(*) FROM orders
+ WHERE client_order_id LIKE $1 AND complete_time IS NOT NULL GROUP BY status
+"""
 UNSETTLED: Final = "SELECT EXISTS (SELECT FROM orders WHERE NOT settled)"
 
 
@@ -61,6 +65,11 @@ class BenchStack:
             except RuntimeError:
                 continue
         return {**found, "nats": self.nats.pid, POSTGRES: self.stack.postgres.pid}
+
+    async def statuses(self, key: str) -> dict[str, int]:
+        """How many orders of this key have which final status."""
+        found = await self.database.fetch(STATUSES, f"{key}-%", timeout=OPEN_SECONDS)
+        return {row["status"].upper(): row["count"] for row in found}
 
     async def until_settled(self, within_seconds: float) -> bool:
         """Wait until no order is unsettled; False when that takes longer."""

@@ -134,6 +134,7 @@ class Tally:
             orders_per_second=round(len(self.final) / seconds, 1) if seconds else 0,
             in_window=self._in_window,
             window_seconds=round(self._window_end - self.started, 3),
+            offered_per_second=self.job.orders_per_second,
             sent=len(self.sent),
             accepted=self.accepted,
             refused=dict(self._refused),
