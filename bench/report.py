@@ -162,8 +162,9 @@ def _answers(outcome: Outcome) -> str:
     window = outcome.window_seconds
     refused = ", ".join(f"{n / window:,.0f}/s {why}" for why, n in outcome.refused.items())
     return (
-        f"accepted {outcome.accepted / window:,.0f}/s, completed {outcome.in_window / window:,.0f}/s"
-        f" meanwhile, refused {refused or 'none'} ({_spread(outcome.refusal)} ms)"
+        f"accepted {outcome.accepted / window:,.0f}/s,"
+        f" completed {outcome.in_window / window:,.0f}/s meanwhile,"
+        f" refused {refused or 'none'} ({_spread(outcome.refusal)} ms)"
     )
 
 
