@@ -68,9 +68,6 @@ async def accept(stub: OrderServiceAsyncStub, tally: Tally) -> None:
                 changed.clear()
                 await changed.wait()
         tally.stop_sending()
-        while tally.unanswered:
-            changed.clear()
-            await changed.wait()
 
 
 async def _until_final(tally: Tally, changed: asyncio.Event) -> None:
@@ -83,7 +80,10 @@ async def _until_final(tally: Tally, changed: asyncio.Event) -> None:
 async def _submitting(
     stub: OrderServiceAsyncStub, tally: Tally, changed: Callable[[], None]
 ) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
-    """Sends so many orders in one message; raises what ends the stream."""
+    """Sends so many orders in one message; raises what ends the stream.
+
+    Leaving waits for every answer.
+    """
     call = stub.SubmitOrders(timeout=STREAM_SECONDS, wait_for_ready=True)
 
     async def submit(count: int) -> None:
