@@ -24,7 +24,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """CPU and round trips are from the first order sent until the last one was settled.
 
     `settled_seconds` is that time; meanwhile others than us, the kernel's own threads among them,
-    kept `others_cores` of the machine's cores busy. The load client is apart, in `client_cpu_ms_per_order`.
+    kept `others_cores` of the machine's cores busy. The load client is apart, in
+    `client_cpu_ms_per_order`.
     """
 
     name: str
