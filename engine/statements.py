@@ -233,6 +233,7 @@ SELECT e.* FROM unnest($1::uuid[], $2::integer[]) AS w (order_id, after)
  ORDER BY e.order_id, e.sequence LIMIT $3
 """
 
+ADOPTED_OF: Final = "SELECT key_hash FROM adopted_swaps WHERE key_hash = ANY($1::text[])"
 ADOPTED: Final = "SELECT * FROM adopted_swaps WHERE key_hash = $1 ORDER BY slot LIMIT 1"
 
 COUNT_WAITING: Final = """

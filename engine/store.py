@@ -82,6 +82,12 @@ class Store:
             in_flight=READERS,
             patience_seconds=PATIENCE_SECONDS,
         )
+        self._earlier: Batcher[Order, Order | None] = Batcher(
+            self._earlier_rows,
+            limit=BATCH_LIMIT,
+            in_flight=READERS,
+            patience_seconds=PATIENCE_SECONDS,
+        )
         self._adds: Batcher[Order, Added] = Batcher(
             self._add_batch,
             limit=BATCH_LIMIT,
@@ -144,6 +150,13 @@ class Store:
         row = await self._fetchrow(statements.GET_BY_CLIENT_ORDER_ID, account, client_order_id)
         return None if row is None else rows.order(row)
 
+    async def earlier(self, order: Order) -> Order | None:
+        """What adding this order would return instead of a new one, or None; adds nothing new.
+
+        Raises ClientOrderIdReused as `add` does.
+        """
+        return await self._earlier.submit(order)
+
     async def list_orders(
         self,
         account: str,
@@ -194,6 +207,7 @@ class Store:
     async def close(self) -> None:
         """Answer what was submitted; the pool is its opener's to close."""
         await self._gets.close()
+        await self._earlier.close()
         await self._adds.close()
         await self._saves.close()
 
@@ -254,15 +268,7 @@ class Store:
     async def _add_rows(self, orders: Sequence[Order]) -> list[Added | BaseException]:
         inserted = await self._fetch(statements.ADD, *statements.new(orders))
         added = {row["order_id"]: row["create_time"] for row in inserted}
-        losers = [order for order in orders if order.order_id not in added]
-        earlier = {}
-        if losers:
-            found = await self._fetch(
-                statements.GET_MANY_BY_CLIENT_ORDER_ID,
-                [order.account for order in losers],
-                [order.client_order_id for order in losers],
-            )
-            earlier = {(row["account"], row["client_order_id"]): rows.order(row) for row in found}
+        earlier = await self._by_key([order for order in orders if order.order_id not in added])
         results: list[Added | BaseException] = []
         committed = []
         for order in orders:
@@ -277,6 +283,30 @@ class Store:
             else:
                 results.append(await self._recovered(order))
         self._tell(committed)
+        return results
+
+    async def _by_key(self, orders: Sequence[Order]) -> dict[tuple[str, str | None], Order]:
+        if not orders:
+            return {}
+        found = await self._fetch(
+            statements.GET_MANY_BY_CLIENT_ORDER_ID,
+            [order.account for order in orders],
+            [order.client_order_id for order in orders],
+        )
+        return {(row["account"], row["client_order_id"]): rows.order(row) for row in found}
+
+    async def _earlier_rows(self, orders: Sequence[Order]) -> list[Order | None | BaseException]:
+        earlier = await self._by_key(orders)
+        hashes = [order.key_hash for order in orders]
+        adopted = {row["key_hash"] for row in await self._fetch(statements.ADOPTED_OF, hashes)}
+        results: list[Order | None | BaseException] = []
+        for order in orders:
+            found = earlier.get((order.account, order.client_order_id))
+            if found is None and order.key_hash in adopted:
+                recovered = await self._recovered(order)
+                results.append(recovered.order if isinstance(recovered, Added) else recovered)
+            else:
+                results.append(found)
         return results
 
     async def _recovered(self, order: Order) -> Added | BaseException:

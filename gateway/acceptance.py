@@ -89,7 +89,7 @@ class Acceptance:
             self._admission.require_room()
         except RequestError:
             # A repeated request is answered as the first was, however late it is repeated.
-            earlier = await self._earlier(order) or await self._store.recover(order)
+            earlier = None if order.client_order_id is None else await self._store.earlier(order)
             if earlier is None:
                 raise
             return Added(earlier, None)

@@ -20,7 +20,7 @@ class Settings(ServiceSettings):
         10_000, ge=1, description="how many watches this gateway serves at once"
     )
     max_waiting_orders: int = Field(
-        5_000, ge=1, description="how many unsigned orders may wait before new ones are refused"
+        2_000, ge=1, description="how many unsigned orders may wait before new ones are refused"
     )
     drain_seconds: float = Field(
         5, ge=0, le=60, description="how long running calls have when the gateway stops"

@@ -64,7 +64,7 @@ async def running(
     quote_timeout_seconds: float = 2,
     recheck_seconds: float = 60,
     max_watches: int = 10_000,
-    max_waiting_orders: int = 5_000,
+    max_waiting_orders: int = 2_000,
     drain_seconds: float = 1,
 ) -> AsyncIterator[Gateway]:
     """The gateway as its process runs it, serving; stopped as SIGTERM would on the way out.
