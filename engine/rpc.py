@@ -272,10 +272,12 @@ async def serving(
     parts: Sequence[str] = (),
     grace_seconds: float = 0,
     on_drain: Callable[[], None] = lambda: None,
+    share_port: bool = False,
 ) -> AsyncIterator[Server]:
     """Serve `services` (full name → adder) at `address`, with health and reflection.
 
-    `parts` have a health of their own beside the services.
+    `parts` have a health of their own beside the services. With `share_port` other processes may
+    serve at the same address, if they ask for that too.
 
     Entered last, so that SERVING means the rest is open. Leaving calls `on_drain`, says
     NOT_SERVING, refuses new calls, gives running ones the grace, then cancels them; with no
@@ -286,7 +288,7 @@ async def serving(
     server = grpc.aio.server(
         interceptors=[edge],
         options=[
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(share_port)),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_concurrent_streams", MAX_STREAMS),
             ("grpc.server.max_pending_requests", MAX_WAITING_CALLS),

@@ -295,11 +295,11 @@ class Store:
         )
         return {(row["account"], row["client_order_id"]): rows.order(row) for row in found}
 
-    async def _earlier_rows(self, orders: Sequence[Order]) -> list[Order | None | BaseException]:
+    async def _earlier_rows(self, orders: Sequence[Order]) -> list[Order | BaseException | None]:
         earlier = await self._by_key(orders)
         hashes = [order.key_hash for order in orders]
         adopted = {row["key_hash"] for row in await self._fetch(statements.ADOPTED_OF, hashes)}
-        results: list[Order | None | BaseException] = []
+        results: list[Order | BaseException | None] = []
         for order in orders:
             found = earlier.get((order.account, order.client_order_id))
             if found is None and order.key_hash in adopted:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import os
 
 from engine import runtime
 from engine.bus import open_bus
@@ -11,6 +13,7 @@ from engine.rpc import serving
 from engine.store import open_store
 from engine.v1 import orders_pb2_grpc
 from engine.venue import open_venues
+from gateway import workers
 from gateway.acceptance import Acceptance
 from gateway.admission import Admission
 from gateway.announcements import Announcements
@@ -22,6 +25,14 @@ from gateway.watch import WatchHub
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
+    if settings.workers > 1:
+        await workers.supervise(settings, stop)
+    else:
+        await serve(settings, stop)
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve from this process until `stop`."""
     # Opened from the top, closed from the bottom: calls end before their wires do.
     async with (
         open_store(settings.postgres_dsn.get_secret_value()) as store,
@@ -57,9 +68,25 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             },
             grace_seconds=settings.drain_seconds,
             on_drain=drain,
+            share_port=settings.supervisor_pid is not None,
         ):
-            await runtime.run_until(stop, hub.follow(), tail.follow(), admission.follow())
+            loops = [hub.follow(), tail.follow(), admission.follow()]
+            if settings.supervisor_pid is not None:
+                loops.append(workers.until_orphaned(settings.supervisor_pid, stop))
+            await runtime.run_until(stop, *loops)
+
+
+def main() -> None:
+    """Run the gateway; never returns."""
+    parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes that share the address; or WORKERS"
+    )
+    chosen = parser.parse_args()
+    if chosen.workers is not None:
+        os.environ["WORKERS"] = str(chosen.workers)
+    runtime.main("gateway", Settings, run)
 
 
 if __name__ == "__main__":
-    runtime.main("gateway", Settings, run)
+    main()

@@ -25,3 +25,8 @@ class Settings(ServiceSettings):
     drain_seconds: float = Field(
         5, ge=0, le=60, description="how long running calls have when the gateway stops"
     )
+    workers: int = Field(
+        1, ge=1, le=64, description="how many processes share the address, 1 to 64"
+    )
+    # Set by the supervisor for its workers.
+    supervisor_pid: int | None = None
