@@ -33,6 +33,8 @@ RECONNECT_SECONDS: Final[Any] = 0.2
 MAX_RECONNECT_SECONDS: Final = 1.0
 # A majority of three goes on without the third.
 REPLICAS: Final = 3
+# What one hint may be about: orders that were committed together need no message each.
+HINT_ORDERS: Final = 8
 # More hints than this are never useful: the reconciler offers again what is still due.
 MAX_HINTS: Final = 1_000_000
 ACK_WAIT_SECONDS: Final = 30.0
@@ -57,9 +59,12 @@ class Queue(StrEnum):
     def subject(self) -> str:
         return f"work.{self.value}"
 
-    def hint(self, order_id: UUID) -> tuple[str, bytes]:
-        """The message that says that this order has work in this queue."""
-        return self.subject, order_id.bytes
+    def hints(self, order_ids: Sequence[UUID]) -> list[tuple[str, bytes]]:
+        """Messages that say that these orders have work in this queue, each about a few."""
+        return [
+            (self.subject, b"".join(i.bytes for i in order_ids[first : first + HINT_ORDERS]))
+            for first in range(0, len(order_ids), HINT_ORDERS)
+        ]
 
 
 def status_subject(order_id: UUID) -> str:

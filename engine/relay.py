@@ -8,6 +8,7 @@ import random
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 import structlog
 
@@ -122,16 +123,16 @@ class Relay:
 
     async def offer(self, orders: Sequence[Order]) -> None:
         """Hint at the next step of those orders whose next step somebody has to take."""
-        queues = [(next_queue(order), order) for order in orders]
-        await self._bus.publish(
-            [queue.hint(order.order_id) for queue, order in queues if queue is not None]
-        )
+        for queue in Queue:
+            due = [order.order_id for order in orders if next_queue(order) is queue]
+            await self._bus.publish(queue.hints(due))
 
     def _tell(self, committed: Sequence[Transition]) -> None:
         """Announce and log what was committed, and hint at what is to be done next."""
         messages: list[tuple[str, bytes]] = []
         logged = logger.is_enabled_for(logging.INFO)
         announced: list[bytes] = []
+        handed_over: dict[Queue, list[UUID]] = {}
         for order, events in ((transition.order, transition.events) for transition in committed):
             for event in events:
                 encoded = wire.event(order, event, self._store.tokens).SerializeToString()
@@ -146,7 +147,9 @@ class Relay:
                     )
             queue = HANDED_OVER.get(events[-1].type)
             if queue is not None:
-                messages.append(queue.hint(order.order_id))
+                handed_over.setdefault(queue, []).append(order.order_id)
+        for queue, order_ids in handed_over.items():
+            messages += queue.hints(order_ids)
         messages += [(EVENTS_SUBJECT, batch) for batch in wire.batches(announced)]
         task = asyncio.create_task(self._bus.publish(messages))
         self._telling.add(task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 from uuid import UUID
@@ -14,7 +14,7 @@ import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from engine.bus import ABSENT, STREAM, Bus, Queue
+from engine.bus import ABSENT, HINT_ORDERS, STREAM, Bus, Queue
 from engine.errors import StaleOrder, StoreUnavailable
 from engine.log import order_in_hand
 
@@ -36,9 +36,10 @@ _HEARTBEAT: Final = "100"
 
 
 class Worker:
-    """Keeps a pull request open on a queue, for as many hints as there are free slots.
+    """Keeps a pull request open on a queue, for as many orders as there are free slots.
 
-    A hint is only delivered when its handling can start at once. Not built on fetch(), which
+    A hint is only delivered when its handling can start at once; since it may be about several
+    orders, a few more than `slots` may be in hand for a while. Not built on fetch(), which
     sleeps through a server restart and spins on a missing stream. A pull that falls silent, or
     whose stream, consumer or leader is gone, is given up and begun anew on a new inbox, with a
     growing delay, after re-creating what is missing.
@@ -51,6 +52,7 @@ class Worker:
         self._slots = slots
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{queue.value}"
         self._taken: set[asyncio.Task[None]] = set()
+        self._in_hand = 0  # orders
         self._credits = 0  # hints the server may still send us
         self._inbox = ""
         self._subscription: Subscription | None = None
@@ -78,8 +80,10 @@ class Worker:
                 self._break(repr(error))
             if self._broken and self._bus.connected:
                 continue
+            # Not wait_for(), which loses a cancel that meets what it waits for.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), HEARTBEAT_SECONDS)
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._wake.wait()
             silence = loop.time() - self._heard
             if self._broken is None and silence < HEARTBEAT_SECONDS:
                 delay = 0.0
@@ -143,15 +147,20 @@ class Worker:
         self._broken = None
 
     async def _ask_for_more(self) -> None:
-        free = self._slots - len(self._taken) - self._credits
-        if free <= 0 or (self._credits and free < max(1, self._slots // 4)):
+        free = self._slots - self._in_hand - self._credits * HINT_ORDERS
+        hints = free // HINT_ORDERS
+        if hints <= 0:
+            if self._credits or self._in_hand >= self._slots:
+                return
+            hints = 1
+        elif self._credits and free < self._slots // 4:
             return
         assert self._bus.client is not None
         if not self._credits:  # no pull was open, so nothing was to be heard until now
             self._heard = asyncio.get_running_loop().time()
-        self._credits += free
+        self._credits += hints
         request = {
-            "batch": free,
+            "batch": hints,
             "expires": int(PULL_SECONDS * 1e9),
             "idle_heartbeat": int(HEARTBEAT_SECONDS * 1e9),
         }
@@ -171,7 +180,10 @@ class Worker:
             await message.nak()
             return
         self._took = True
-        task = asyncio.create_task(self._settle(message))
+        self._wake.set()
+        order_ids = _order_ids(message.data)
+        self._in_hand += len(order_ids)
+        task = asyncio.create_task(self._settle(message, order_ids))
         self._taken.add(task)
         task.add_done_callback(self._done)
 
@@ -190,11 +202,14 @@ class Worker:
         self._taken.discard(task)
         self._wake.set()
 
-    async def _settle(self, message: Msg) -> None:
-        if len(message.data) != ID_BYTES:
+    async def _settle(self, message: Msg, order_ids: Sequence[UUID]) -> None:
+        if not order_ids:
             # Not ours; left alone it would come back for ever.
             logger.warning("not a hint", queue=self._queue.value, bytes=len(message.data))
-        elif not await self._is_finished(UUID(bytes=message.data)):
+        elif len(order_ids) == 1:
+            if not await self._is_finished(order_ids[0]):
+                return
+        elif not all(await asyncio.gather(*map(self._is_finished, order_ids))):
             return
         with suppress(*ABSENT):
             await message.ack()
@@ -211,7 +226,18 @@ class Worker:
         except Exception:
             logger.error("work failed", queue=self._queue.value, exc_info=True)
             return False
+        finally:
+            self._in_hand -= 1
+            self._wake.set()
         return True
+
+
+def _order_ids(data: bytes) -> list[UUID]:
+    """The orders that a hint is about; none when it is not one."""
+    count, rest = divmod(len(data), ID_BYTES)
+    if rest or count > HINT_ORDERS:
+        return []
+    return [UUID(bytes=data[i * ID_BYTES : (i + 1) * ID_BYTES]) for i in range(count)]
 
 
 @asynccontextmanager

@@ -68,7 +68,8 @@ class Reader:
         if not self._unread and self._end is None:
             self._wake.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout_seconds)
+                async with asyncio.timeout(timeout_seconds):
+                    await self._wake.wait()
         if not self._unread and self._end is not None:
             raise self._end
         events = [self._unread.popleft() for _ in range(min(PAGE, len(self._unread)))]
@@ -174,7 +175,8 @@ class LogTail:
         """Hold the log against what was announced, until cancelled."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), LOOK_SECONDS * random.uniform(0.8, 1.2))
+                async with asyncio.timeout(LOOK_SECONDS * random.uniform(0.8, 1.2)):
+                    await self._look.wait()
             self._look.clear()
             if not self._readers:
                 continue

@@ -51,7 +51,8 @@ class Watch:
         if not self._unread and self._end is None:
             self._wake.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), timeout_seconds)
+                async with asyncio.timeout(timeout_seconds):
+                    await self._wake.wait()
         if self._unread:
             return self._unread.popleft()
         if self._end is not None:
@@ -154,7 +155,8 @@ class WatchHub:
         loop = asyncio.get_running_loop()
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0, self._recheck_at - loop.time()))
+                async with asyncio.timeout(max(0, self._recheck_at - loop.time())):
+                    await self._wake.wait()
             self._wake.clear()
             if loop.time() >= self._recheck_at:
                 self._recheck_at = loop.time() + self._recheck_seconds * random.uniform(0.8, 1.2)

@@ -61,7 +61,8 @@ async def _keep_running(number: int, settings: Settings, stop: asyncio.Event) ->
             raise StartupError(f"worker {number} could not start; see its own last line")
         logger.error("worker ended; starting it again", number=number, code=code)
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), backoff_seconds * random.uniform(0.8, 1.2))
+            async with asyncio.timeout(backoff_seconds * random.uniform(0.8, 1.2)):
+                await stop.wait()
         backoff_seconds = min(LAST_BACKOFF_SECONDS, backoff_seconds * 2)
 
 

@@ -180,7 +180,8 @@ class Service:
             self._show(self.name, f"exited with {code}; is started again in {backoff_seconds:g} s")
             self._backoff_seconds = min(2 * backoff_seconds, LAST_BACKOFF_SECONDS)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._halt.wait(), backoff_seconds)
+                async with asyncio.timeout(backoff_seconds):
+                    await self._halt.wait()
             if not self._wanted:
                 return
             process = await self._spawn()

@@ -53,9 +53,9 @@ async def queue_is_read(bus: Bus) -> None:
 async def test_hints_wait_in_the_queue_they_were_offered_to(bus: Bus) -> None:
     await bus.ensure()
 
-    await bus.publish([Queue.ROUTE.hint(ORDER)])
-    await bus.publish([Queue.ROUTE.hint(ORDER)])
-    await bus.publish([Queue.EXECUTE.hint(ORDER)])
+    await bus.publish(Queue.ROUTE.hints([ORDER]))
+    await bus.publish(Queue.ROUTE.hints([ORDER]))
+    await bus.publish(Queue.EXECUTE.hints([ORDER]))
 
     async def all_wait() -> bool:
         return [await bus.waiting(queue) for queue in Queue] == [2, 1]
@@ -69,7 +69,7 @@ async def test_a_hint_that_was_used_up_can_be_given_again_at_once(bus: Bus) -> N
     stream = bus.client.jetstream()
 
     for _ in range(3):
-        await bus.publish([Queue.ROUTE.hint(ORDER)])
+        await bus.publish(Queue.ROUTE.hints([ORDER]))
         queue = await stream.pull_subscribe_bind(consumer="route", stream=STREAM)
         [message] = await queue.fetch(1, timeout=PATIENCE_SECONDS)
         await message.ack()
@@ -161,7 +161,7 @@ async def test_a_bus_opens_at_once_without_a_server_and_connects_when_one_comes(
 
     async with open_bus(nats.url, "early") as bus:
         assert not bus.connected
-        await bus.publish([Queue.ROUTE.hint(ORDER)])
+        await bus.publish(Queue.ROUTE.hints([ORDER]))
         await bus.publish([(status_subject(ORDER), b"event")])
         assert await bus.waiting(Queue.ROUTE) is None
         assert await bus.subscribe("orders.status.*", _ignore) is None
@@ -231,7 +231,7 @@ async def test_nothing_is_raised_while_the_server_is_away_however_much_is_said(
     async with asyncio.timeout(PATIENCE_SECONDS):
         for _ in range(40):
             await bus.publish([(status_subject(ORDER), bytes(100_000))])
-            await bus.publish([Queue.ROUTE.hint(ORDER)])
+            await bus.publish(Queue.ROUTE.hints([ORDER]))
         assert await bus.waiting(Queue.ROUTE) is None
 
     await asyncio.to_thread(nats.start)

@@ -24,7 +24,7 @@ async def test_work_that_waits_while_none_is_taken_is_reported(bus: Bus) -> None
         listening = asyncio.create_task(worker.report_deafness(reports.put, deaf_seconds=0.5))
         await bus.ensure()
         for _ in range(2):
-            await bus.publish([Queue.ROUTE.hint(uuid4())])
+            await bus.publish(Queue.ROUTE.hints([uuid4()]))
 
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert await reports.get() is False
@@ -57,7 +57,7 @@ async def test_a_worker_with_nothing_to_do_is_not_deaf(bus: Bus) -> None:
         listening = asyncio.create_task(worker.report_deafness(reports.put, deaf_seconds=0.2))
         await bus.ensure()
         for taken in range(1, 4):
-            await bus.publish([Queue.ROUTE.hint(uuid4())])
+            await bus.publish(Queue.ROUTE.hints([uuid4()]))
             await hands.have(lambda h, taken=taken: len(h.taken) == taken)  # type: ignore[misc]
             # Several looks at an empty queue.
             await asyncio.wait([listening], timeout=0.3)

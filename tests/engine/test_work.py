@@ -85,7 +85,7 @@ async def at_work(
 async def offer(bus: Bus, count: int = 1) -> set[UUID]:
     orders = [uuid4() for _ in range(count)]
     for order_id in orders:
-        await bus.publish([Queue.ROUTE.hint(order_id)])
+        await bus.publish(Queue.ROUTE.hints([order_id]))
     return set(orders)
 
 
@@ -207,7 +207,7 @@ async def test_the_same_hint_twice_is_handled_twice(bus: Bus) -> None:
     async with at_work(bus, hands):
         await consumer_is(bus, all_acked)
         for _ in range(2):
-            await bus.publish([Queue.ROUTE.hint(order_id)])
+            await bus.publish(Queue.ROUTE.hints([order_id]))
         await hands.have(lambda h: h.taken == [order_id] * 2)
 
 
