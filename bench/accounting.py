@@ -138,7 +138,10 @@ class RoundTrips:
         self._control: SimControlServiceAsyncStub = SimControlServiceStub(simulator)
 
     async def count_calls(self) -> None:
-        """Have the simulator count calls from now on: a fault each, that never strikes."""
+        """Have the simulator count calls from now on: a fault each, that never strikes.
+
+        To look for faults costs it time, so nothing is timed meanwhile.
+        """
         for call in COUNTED_CALLS:
             never = sim_pb2.Fault(call=call, nth=(1 << 32) - 1)
             never.slow.delay.seconds = 1
@@ -164,9 +167,10 @@ class RoundTrips:
             "hints": hints,
         }
 
-    async def calls(self) -> Counters:
-        """How often each call of venues and chain was made."""
+    async def counted_calls(self) -> Counters:
+        """How often each call of venues and chain was made; they are counted no more."""
         listed = await self._control.ListFaults(sim_pb2.ListFaultsRequest(), timeout=CALL_SECONDS)
+        await self._control.ClearFaults(sim_pb2.ClearFaultsRequest(), timeout=CALL_SECONDS)
         return {report.fault.call: report.seen for report in listed.reports}
 
 

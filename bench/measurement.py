@@ -17,6 +17,7 @@ from bench.stack import BenchStack
 
 WARM_UP_ORDERS: Final = 500
 WARM_UP_SECONDS: Final = 60.0
+COUNTED_ORDERS: Final = 500
 SETTLE_SECONDS: Final = 60.0
 
 
@@ -56,7 +57,6 @@ class Reading:
     """What had been used when a measurement began."""
 
     counters: Counters
-    calls: Counters
     cpu: Cpu
     machine_cpu_seconds: float
     time: float
@@ -76,13 +76,31 @@ async def measure(stack: BenchStack, name: str, job: Job) -> Measurement:
     async with _profiled(stack) as recording:
         outcome = await stack.client.run(job)
     measurement = await conclude(stack, name, outcome, before)
-    return msgspec.structs.replace(measurement, profile=recording.profile)
+    return msgspec.structs.replace(
+        measurement, profile=recording.profile, calls_per_order=await _calls_per_order(stack, job)
+    )
+
+
+async def _calls_per_order(stack: BenchStack, job: Job) -> dict[str, float]:
+    """Calls of venues and chain, counted with a little more of the same load."""
+    some = msgspec.structs.replace(
+        job,
+        key=f"{job.key}-counted",
+        seconds=0,
+        orders=min(job.orders or COUNTED_ORDERS, COUNTED_ORDERS),
+        limit_seconds=WARM_UP_SECONDS,
+    )
+    await stack.round_trips.count_calls()
+    outcome = await stack.client.run(some)
+    await stack.until_settled(SETTLE_SECONDS)
+    calls = await stack.round_trips.counted_calls()
+    return {name: round(count / max(1, outcome.orders), 2) for name, count in calls.items()}
 
 
 async def begin(stack: BenchStack) -> Reading:
     """Read all meters, the clock last."""
-    counters, calls = await stack.round_trips.read(), await stack.round_trips.calls()
-    return Reading(counters, calls, read_cpu(stack.pids), machine_cpu_seconds(), time.monotonic())
+    counters = await stack.round_trips.read()
+    return Reading(counters, read_cpu(stack.pids), machine_cpu_seconds(), time.monotonic())
 
 
 async def conclude(stack: BenchStack, name: str, outcome: Outcome, before: Reading) -> Measurement:
@@ -92,7 +110,7 @@ async def conclude(stack: BenchStack, name: str, outcome: Outcome, before: Readi
     by_name = spent(before.cpu, read_cpu(stack.pids))
     ours = sum(by_name.values()) + outcome.client_cpu_seconds
     others = machine_cpu_seconds() - before.machine_cpu_seconds - ours
-    counters, calls = await stack.round_trips.read(), await stack.round_trips.calls()
+    counters = await stack.round_trips.read()
     orders = max(1, outcome.orders)
     return Measurement(
         name=name,
@@ -104,7 +122,7 @@ async def conclude(stack: BenchStack, name: str, outcome: Outcome, before: Readi
         total_cpu_ms_per_order=round(sum(by_name.values()) * 1000 / orders, 3),
         client_cpu_ms_per_order=round(outcome.client_cpu_seconds * 1000 / orders, 3),
         round_trips_per_order=_per_order(before.counters, counters, orders),
-        calls_per_order=_per_order(before.calls, calls, orders),
+        calls_per_order={},
         peak_memory_mib=peak_memory(stack.pids),
     )
 

@@ -113,7 +113,6 @@ async def bench_stack(
         database = await asyncpg.connect(stack.postgres_dsn, timeout=OPEN_SECONDS)
         opened.push_async_callback(database.close, timeout=OPEN_SECONDS)
         round_trips = RoundTrips(database, f"http://{HOST}:{monitor}", simulator)
-        await round_trips.count_calls()
         client = await opened.enter_async_context(
             load_client(stack.address, directory / "load.log")
         )
