@@ -1,0 +1,425 @@
+"""Meteora DAMM v2 (cp-amm): one price range of concentrated liquidity, or x * y = k.
+
+Program cpamdpZCGKUy5JxQXB4dcpGPiikHawvSWAd6mEn1sGG, as in damm-v2
+`programs/cp-amm/src/{state/{pool,fee}.rs,liquidity_handler,base_fee,math}`. Prices are sqrt(B / A) as
+Q64.64 u128, liquidity is u128 scaled by 2^64, amounts are u64, intermediates u256 and u512, fee rates
+parts per thousand million. Input and fees round up, output down. Of the base fees, the constant one
+and the two time schedulers are computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import isqrt
+from typing import Any, Final, NamedTuple
+
+from engine.amm.fixed_point import ONE, U128_MAX, ceil_div, power
+from engine.amm.snapshot import Fields
+from engine.amm.swap import (
+    Swap,
+    SwapFailed,
+    no_liquidity,
+    overflow,
+    require_amount,
+    require_u64,
+)
+
+RATE: Final = 1_000_000_000
+# By fee_version.
+MAX_RATES: Final = (500_000_000, 990_000_000)
+BASIS_POINTS: Final = 10_000
+VARIABLE_SCALE: Final = 100_000_000_000
+# collect_fee_mode: from the output; in token B; in token B, a part of it kept in the reserve.
+ON_OUTPUT: Final = 0
+ON_TOKEN_B: Final = 1
+COMPOUNDING: Final = 2
+LINEAR: Final = 0
+EXPONENTIAL: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BaseFee:
+    """The base fee: `cliff_fee_numerator`, falling every `period_frequency` unless that is 0."""
+
+    mode: int
+    cliff_fee_numerator: int
+    number_of_period: int = 0
+    period_frequency: int = 0
+    reduction_factor: int = 0
+
+    def rate(self, point: int, activation_point: int) -> int:
+        """The rate at a point in time; before the activation, that of the last period."""
+        if self.mode not in (LINEAR, EXPONENTIAL):
+            raise SwapFailed("UNSUPPORTED_FEE_MODE", f"base fee mode {self.mode} is not computed")
+        if self.period_frequency == 0:
+            return self.cliff_fee_numerator
+        period = self.number_of_period
+        if point >= activation_point:
+            period = min((point - activation_point) // self.period_frequency, period)
+        if self.mode == LINEAR:
+            rate = self.cliff_fee_numerator - self.reduction_factor * period
+        else:
+            base = ONE - (self.reduction_factor << 64) // BASIS_POINTS
+            factor = power(base, period) if base > 0 else None
+            rate = -1 if factor is None else self.cliff_fee_numerator * factor >> 64
+        return require_u64("base fee", rate)
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicFee:
+    """DynamicFeeStruct: what earlier swaps' volatility adds to the fee."""
+
+    max_volatility_accumulator: int
+    variable_fee_control: int
+    bin_step: int
+    filter_period: int  # seconds
+    decay_period: int  # seconds
+    reduction_factor: int  # basis points
+    last_update_timestamp: int
+    bin_step_u128: int
+    sqrt_price_reference: int
+    volatility_accumulator: int
+    volatility_reference: int
+
+    def rate(self) -> int:
+        """From the stored accumulator: a swap pays for the past, not for what it moves."""
+        square = (self.volatility_accumulator * self.bin_step) ** 2
+        return ceil_div(square * self.variable_fee_control, VARIABLE_SCALE)
+
+    def before(self, sqrt_price: int, now: int) -> DynamicFee:
+        """As a swap at `now` finds it."""
+        elapsed = max(0, now - self.last_update_timestamp)
+        if elapsed < self.filter_period:
+            return self
+        decayed = self.volatility_accumulator * self.reduction_factor // BASIS_POINTS
+        return replace(
+            self,
+            sqrt_price_reference=sqrt_price,
+            volatility_reference=decayed if elapsed < self.decay_period else 0,
+        )
+
+    def after(self, sqrt_price_before: int, sqrt_price: int, now: int) -> DynamicFee:
+        """As a swap that moved the price leaves it."""
+        moved = self._distance(sqrt_price, self.sqrt_price_reference) * BASIS_POINTS
+        if self._distance(sqrt_price_before, sqrt_price):
+            timestamp = now
+        else:
+            timestamp = self.last_update_timestamp
+        return replace(
+            self,
+            volatility_accumulator=min(
+                self.volatility_reference + moved, self.max_volatility_accumulator
+            ),
+            last_update_timestamp=timestamp,
+        )
+
+    def _distance(self, one: int, other: int) -> int:
+        """Steps of bin_step between two prices, taken from their square roots."""
+        lower, higher = sorted((one, other))
+        if lower == 0:
+            overflow("the price ratio")
+        return 2 * (((higher << 64) // lower - ONE) // self.bin_step_u128)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Pool with its pool_fees."""
+
+    collect_fee_mode: int
+    sqrt_price: int
+    sqrt_min_price: int
+    sqrt_max_price: int
+    liquidity: int
+    token_a_amount: int
+    token_b_amount: int
+    fee_version: int
+    protocol_fee_percent: int
+    compounding_fee_bps: int
+    activation_point: int
+    base_fee: BaseFee
+    dynamic_fee: DynamicFee | None = None
+    protocol_a_fee: int = 0
+    protocol_b_fee: int = 0
+
+    def fee_on_input(self, a_to_b: bool) -> bool:
+        """Whether the fee is in the token paid in."""
+        return self.collect_fee_mode != ON_OUTPUT and not a_to_b
+
+    def fee_rate(self, now: int) -> int:
+        """Base and dynamic fee, at most what the fee version allows."""
+        rate = self.base_fee.rate(now, self.activation_point)
+        if self.dynamic_fee is not None:
+            rate += self.dynamic_fee.rate()
+        return min(rate, MAX_RATES[self.fee_version])
+
+
+@dataclass(frozen=True, slots=True)
+class RangeSwap(Swap[Pool]):
+    """A swap in one range; lp_fee is claiming_fee + compounding_fee."""
+
+    fee_rate: int
+    claiming_fee: int
+    compounding_fee: int
+    amount_left: int  # of a partial fill: what did not fit into the range
+
+
+class Curve(NamedTuple):
+    """The pool's curve before fees, in one direction."""
+
+    price: int
+    liquidity: int
+    edge: int  # the price at which the range ends
+    a_to_b: bool
+    reserves: tuple[int, int] | None  # in and out, where x * y = k
+
+    def spot(self) -> tuple[int, int]:
+        """Output per input at the margin: numerator, denominator."""
+        if self.reserves is not None:
+            reserve_in, reserve_out = self.reserves
+            return reserve_out, reserve_in
+        square = self.price * self.price
+        return (square, 1 << 128) if self.a_to_b else (1 << 128, square)
+
+    def out_for(self, amount_in: int) -> tuple[int, int]:
+        """Amount out, rounded down, and the price afterwards."""
+        if self.reserves is not None:
+            reserve_in, reserve_out = self.reserves
+            return reserve_out * amount_in // (reserve_in + amount_in), 0
+        end = self._price_after_input(amount_in)
+        if end < self.edge if self.a_to_b else end > self.edge:
+            raise SwapFailed("PRICE_RANGE_VIOLATION", "the price would leave the pool's range")
+        return self._amount_out(end), end
+
+    def part_for(self, amount_in: int) -> tuple[int, int, int]:
+        """As out_for, but at most up to the end of the range; and how much was left."""
+        if self.reserves is None:
+            most = self._amount_in(self.edge)
+            if amount_in >= most:
+                return self._amount_out(self.edge), self.edge, amount_in - most
+        return *self.out_for(amount_in), 0
+
+    def in_for(self, amount_out: int) -> tuple[int, int]:
+        """Amount in, rounded up, and the price afterwards."""
+        if self.reserves is not None:
+            reserve_in, reserve_out = self.reserves
+            if amount_out >= reserve_out:
+                no_liquidity()
+            return ceil_div(reserve_in * amount_out, reserve_out - amount_out), 0
+        end = self._price_after_output(amount_out)
+        if end is None or (end < self.edge if self.a_to_b else end > self.edge):
+            raise SwapFailed("PRICE_RANGE_VIOLATION", "the price would leave the pool's range")
+        return self._amount_in(end), end
+
+    def _price_after_input(self, amount: int) -> int:
+        price, liquidity = self.price, self.liquidity
+        if self.a_to_b:
+            return ceil_div(liquidity * price, liquidity + amount * price)
+        return price + (amount << 128) // liquidity
+
+    def _price_after_output(self, amount: int) -> int | None:
+        price, liquidity = self.price, self.liquidity
+        if self.a_to_b:
+            return price - ceil_div(amount << 128, liquidity)
+        if amount * price >= liquidity:
+            return None
+        return ceil_div(liquidity * price, liquidity - amount * price)
+
+    def _amount_in(self, end: int) -> int:
+        if self.a_to_b:
+            return ceil_div(self.liquidity * (self.price - end), self.price * end)
+        return ceil_div(self.liquidity * (end - self.price), 1 << 128)
+
+    def _amount_out(self, end: int) -> int:
+        if self.a_to_b:
+            return self.liquidity * (self.price - end) >> 128
+        return self.liquidity * (end - self.price) // (self.price * end)
+
+
+def load(data: Mapping[str, Any]) -> Pool:
+    """A pool by the field names of Pool and its pool_fees, which may also stand beside them.
+
+    Raises InvalidSnapshot.
+    """
+    fields = Fields(data)
+    fees = fields.inner("pool_fees") if "pool_fees" in fields else fields
+    base = fees.inner("base_fee")
+    mode = fields.between(ON_OUTPUT, COMPOUNDING, "collect_fee_mode")
+    least = 1 if mode != COMPOUNDING else 0
+    return Pool(
+        collect_fee_mode=mode,
+        sqrt_price=fields.between(1, U128_MAX, "sqrt_price"),
+        sqrt_min_price=fields.between(least, U128_MAX, "sqrt_min_price"),
+        sqrt_max_price=fields.between(least, U128_MAX, "sqrt_max_price"),
+        liquidity=fields.between(least, U128_MAX, "liquidity"),
+        token_a_amount=fields.unsigned(64, "token_a_amount"),
+        token_b_amount=fields.unsigned(64, "token_b_amount"),
+        fee_version=fields.between(0, len(MAX_RATES) - 1, "fee_version"),
+        protocol_fee_percent=fees.between(0, 100, "protocol_fee_percent"),
+        compounding_fee_bps=fees.between(0, BASIS_POINTS, "compounding_fee_bps", default=0),
+        activation_point=fields.unsigned(64, "activation_point"),
+        base_fee=BaseFee(
+            mode=base.unsigned(8, "mode", "base_fee_mode"),
+            cliff_fee_numerator=base.unsigned(64, "cliff_fee_numerator"),
+            number_of_period=base.unsigned(16, "number_of_period", default=0),
+            period_frequency=base.unsigned(64, "period_frequency", default=0),
+            reduction_factor=base.unsigned(64, "reduction_factor", default=0),
+        ),
+        dynamic_fee=_load_dynamic_fee(fees),
+        protocol_a_fee=fields.unsigned(64, "protocol_a_fee", default=0),
+        protocol_b_fee=fields.unsigned(64, "protocol_b_fee", default=0),
+    )
+
+
+def _load_dynamic_fee(fees: Fields) -> DynamicFee | None:
+    if "dynamic_fee" not in fees:
+        return None
+    fee = fees.inner("dynamic_fee")
+    if not fee.flag("initialized", default=True):
+        return None
+    return DynamicFee(
+        max_volatility_accumulator=fee.unsigned(32, "max_volatility_accumulator"),
+        variable_fee_control=fee.unsigned(32, "variable_fee_control"),
+        bin_step=fee.unsigned(16, "bin_step"),
+        filter_period=fee.unsigned(16, "filter_period"),
+        decay_period=fee.unsigned(16, "decay_period"),
+        reduction_factor=fee.unsigned(16, "reduction_factor"),
+        last_update_timestamp=fee.unsigned(64, "last_update_timestamp"),
+        bin_step_u128=fee.between(1, U128_MAX, "bin_step_u128"),
+        sqrt_price_reference=fee.unsigned(128, "sqrt_price_reference"),
+        volatility_accumulator=fee.unsigned(128, "volatility_accumulator"),
+        volatility_reference=fee.unsigned(128, "volatility_reference"),
+    )
+
+
+def quote_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> RangeSwap:
+    """Pay exactly `amount_in` of A (zero_for_one), or of B, at `now` (unix seconds).
+
+    An output of zero is not refused, as the program does not. Raises SwapFailed.
+    """
+    require_amount(amount_in)
+    rate, curve = pool.fee_rate(now), _curve(pool, zero_for_one)
+    fee = ceil_div(amount_in * rate, RATE) if pool.fee_on_input(zero_for_one) else 0
+    net = amount_in - fee
+    gross, price = curve.out_for(net)
+    if not pool.fee_on_input(zero_for_one):
+        fee = ceil_div(gross * rate, RATE)
+    return _swap(pool, zero_for_one, now, net, gross, fee, price)
+
+
+def quote_partial(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> RangeSwap:
+    """Pay at most `amount_in`: what does not fit into the range is left. Raises SwapFailed."""
+    require_amount(amount_in)
+    rate, curve = pool.fee_rate(now), _curve(pool, zero_for_one)
+    on_input = pool.fee_on_input(zero_for_one)
+    fee = ceil_div(amount_in * rate, RATE) if on_input else 0
+    gross, price, left = curve.part_for(amount_in - fee)
+    net = amount_in - fee - left
+    if left and on_input:
+        fee = ceil_div(net * RATE, RATE - rate) - net
+    if not on_input:
+        fee = ceil_div(gross * rate, RATE)
+    return _swap(pool, zero_for_one, now, net, gross, fee, price, left)
+
+
+def quote_exact_out(pool: Pool, amount_out: int, zero_for_one: bool, now: int) -> RangeSwap:
+    """Receive exactly `amount_out` of B (zero_for_one), or of A, at `now` (unix seconds).
+
+    Raises SwapFailed.
+    """
+    require_amount(amount_out)
+    rate, curve = pool.fee_rate(now), _curve(pool, zero_for_one)
+    on_input = pool.fee_on_input(zero_for_one)
+    gross = amount_out if on_input else ceil_div(amount_out * RATE, RATE - rate)
+    net, price = curve.in_for(gross)
+    fee = ceil_div(net * RATE, RATE - rate) - net if on_input else gross - amount_out
+    return _swap(pool, zero_for_one, now, net, gross, fee, price)
+
+
+def exact_in_curve(pool: Pool, zero_for_one: bool, now: int) -> Callable[[int], int]:
+    """Amount out for any u64 amount in, 0 where the program refuses; for many quotes of one pool."""
+    curve, kept = _curve(pool, zero_for_one), RATE - pool.fee_rate(now)
+    on_input = pool.fee_on_input(zero_for_one)
+
+    def amount_out(amount_in: int) -> int:
+        try:
+            gross, _ = curve.out_for(amount_in * kept // RATE if on_input else amount_in)
+        except SwapFailed:
+            return 0
+        return gross if on_input else gross * kept // RATE
+
+    return amount_out
+
+
+def _curve(pool: Pool, a_to_b: bool) -> Curve:
+    reserves = None
+    if pool.collect_fee_mode == COMPOUNDING:
+        if not pool.token_a_amount or not pool.token_b_amount:
+            no_liquidity()
+        a, b = pool.token_a_amount, pool.token_b_amount
+        reserves = (a, b) if a_to_b else (b, a)
+    edge = pool.sqrt_min_price if a_to_b else pool.sqrt_max_price
+    return Curve(pool.sqrt_price, pool.liquidity, edge, a_to_b, reserves)
+
+
+def _swap(
+    pool: Pool,
+    a_to_b: bool,
+    now: int,
+    net: int,
+    gross: int,
+    fee: int,
+    price: int,
+    left: int = 0,
+) -> RangeSwap:
+    on_input = pool.fee_on_input(a_to_b)
+    protocol_fee = fee * pool.protocol_fee_percent // 100
+    lp_fee = fee - protocol_fee
+    compounding_fee = lp_fee * pool.compounding_fee_bps // BASIS_POINTS
+    a, b = (net, -gross) if a_to_b else (-gross, net)
+    token_a = require_u64("token A", pool.token_a_amount + a)
+    token_b = require_u64("token B", pool.token_b_amount + b + compounding_fee)
+    if pool.collect_fee_mode == COMPOUNDING:
+        if token_a == 0:
+            overflow("the price of an empty reserve")
+        price = isqrt((token_b << 128) // token_a)
+    dynamic_fee = pool.dynamic_fee
+    if dynamic_fee is not None:
+        dynamic_fee = dynamic_fee.before(pool.sqrt_price, now)
+        dynamic_fee = dynamic_fee.after(pool.sqrt_price, price, now)
+    fee_in_a = not a_to_b and not on_input
+    return RangeSwap(
+        amount_in=require_u64("amount in", net + (fee if on_input else 0)),
+        amount_out=gross - (0 if on_input else fee),
+        net_in=net,
+        gross_out=gross,
+        spot=_curve(pool, a_to_b).spot(),
+        fee=fee,
+        fee_on_input=on_input,
+        protocol_fee=protocol_fee,
+        fund_fee=0,
+        lp_fee=lp_fee,
+        creator_fee=0,
+        pool=Pool(
+            pool.collect_fee_mode,
+            price,
+            pool.sqrt_min_price,
+            pool.sqrt_max_price,
+            pool.liquidity,
+            token_a,
+            token_b,
+            pool.fee_version,
+            pool.protocol_fee_percent,
+            pool.compounding_fee_bps,
+            pool.activation_point,
+            pool.base_fee,
+            dynamic_fee,
+            pool.protocol_a_fee + (protocol_fee if fee_in_a else 0),
+            pool.protocol_b_fee + (0 if fee_in_a else protocol_fee),
+        ),
+        fee_rate=pool.fee_rate(now),
+        claiming_fee=lp_fee - compounding_fee,
+        compounding_fee=compounding_fee,
+        amount_left=left,
+    )
+
