@@ -11,7 +11,8 @@ import grpc
 import typer
 
 from engine.errors import StartupError
-from oee import faults, orders
+from engine.token import MAX_AMOUNT
+from oee import faults, orders, quote
 from oee.client import TIMEOUT_SECONDS, connect
 from oee.console import EXIT_CODES, Edge, paint, say
 from oee.orders import Engine
@@ -107,6 +108,43 @@ def reconcile_restored(
     directory, ports = data or default_directory(), Ports.starting_at(port)
     log = MergedLog(sys.stderr)
     raise typer.Exit(asyncio.run(reconcile(directory, ports, log, paint, as_json)))
+
+
+@app.command("quote", epilog=quote.EXIT_CODES)
+def quote_locally(
+    vectors: Annotated[
+        list[Path] | None,
+        typer.Option("--vectors", help="Files of test vectors to compute; more may follow it."),
+    ] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="FILE…", hidden=True)] = None,
+    pool: Annotated[
+        Path | None,
+        typer.Option("--pool", help="A pool snapshot in JSON, by its account's fields."),
+    ] = None,
+    amount_in: Annotated[
+        int | None, typer.Option(min=0, max=MAX_AMOUNT, help="Pay this, in base units.")
+    ] = None,
+    amount_out: Annotated[
+        int | None, typer.Option(min=0, max=MAX_AMOUNT, help="Receive this, in base units.")
+    ] = None,
+    token_in: Annotated[
+        int | None,
+        typer.Option(min=0, max=1, help="Pay the pool's token 0 (coin, X, A) or its token 1."),
+    ] = None,
+    now: Annotated[
+        int | None, typer.Option(min=0, help="The chain's clock, in unix seconds.")
+    ] = None,
+) -> None:
+    """Compute a swap against a pool snapshot offline, or check test vectors of the programs."""
+    if vectors:
+        raise typer.Exit(quote.check_vectors([*vectors, *(more or ())]))
+    if pool is None or more:
+        raise typer.BadParameter("say --pool FILE with an amount, or --vectors FILE…")
+    if (amount_in is None) == (amount_out is None):
+        raise typer.BadParameter("say --amount-in or --amount-out")
+    mode, amount = ("exact_in", amount_in) if amount_in is not None else ("exact_out", amount_out)
+    zero_for_one = None if token_in is None else token_in == 0
+    raise typer.Exit(quote.quote_pool(pool, mode, amount or 0, zero_for_one, now))
 
 
 @app.command("fund", hidden=True)

@@ -422,4 +422,3 @@ def _swap(
         compounding_fee=compounding_fee,
         amount_left=left,
     )
-

@@ -82,7 +82,9 @@ class Pool:
 
     def creator_on_input(self, zero_for_one: bool) -> bool:
         """Whether the creator's fee is in the token paid in."""
-        return self.creator_fee_on == ON_INPUT or (self.creator_fee_on == ON_TOKEN_0) is zero_for_one
+        return (
+            self.creator_fee_on == ON_INPUT or (self.creator_fee_on == ON_TOKEN_0) is zero_for_one
+        )
 
 
 def load(data: Mapping[str, Any]) -> Pool:
