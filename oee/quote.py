@@ -17,6 +17,7 @@ from engine.amm.kinds import KINDS
 from engine.amm.snapshot import InvalidSnapshot
 from engine.amm.swap import SwapFailed
 from oee import vectors
+from oee.facts import LAYOUTS
 
 EXIT_CODES: Final = (
     "Exit codes: 0 the swap's result, or every vector exact; 1 the program would refuse the swap, "
@@ -54,24 +55,28 @@ def quote_pool(
     kind = _kind(path, data)
     asked: dict[str, Any] = {"mode": mode, "amount": amount}
     if zero_for_one is not None:
-        asked[vectors.LAYOUTS[kind].direction] = zero_for_one
+        asked[LAYOUTS[kind].direction] = zero_for_one
     if now is not None:
         asked["now"] = now
     try:
         pool = KINDS[kind].load(data)
         request = vectors.request(kind, asked, {"now": int(time.time())} | data)
         done = vectors.swap(kind, pool, request)
-        if done.amount_out == 0:
-            done = KINDS[kind].quote_exact_in(pool, amount, request.zero_for_one, request.now)
     except InvalidSnapshot as error:
         raise typer.BadParameter(f"{path}: {error}") from None
     except SwapFailed as failure:
-        _print({"kind": kind, "error": failure.reason, "message": str(failure)})
-        return Exit.DIFFERENT
-    told = {"kind": kind, "mode": mode, "zero_for_one": request.zero_for_one, "now": request.now}
-    told |= vectors.facts(kind, pool, request.zero_for_one, done)
-    _print(told | {"pool_after": asdict(done.pool)})
+        return _refused(kind, failure.reason, str(failure))
+    told = vectors.facts(kind, pool, request.zero_for_one, done)
+    if "onchain_error" in told:
+        return _refused(kind, "ZERO_OUTPUT", told["onchain_error"])
+    asked = {"mode": mode, "zero_for_one": request.zero_for_one, "now": request.now}
+    _print({"kind": kind} | asked | told | {"pool_after": asdict(done.pool)})
     return Exit.DONE
+
+
+def _refused(kind: str, reason: str, message: str) -> Exit:
+    _print({"kind": kind, "error": reason, "message": message})
+    return Exit.DIFFERENT
 
 
 def check_vectors(paths: Sequence[Path]) -> Exit:

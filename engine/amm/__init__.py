@@ -1,1 +1,1 @@
-"""Venue mathematics: what a swap against a pool yields, unit for unit as its program computes it."""
+"""Venue mathematics: what a swap against a pool yields, unit for unit as the program has it."""

@@ -1,112 +1,35 @@
 """Meteora DLMM: bins of constant price, each sold empty before the next.
 
 Program LBUZKhRxPF3XUpBCjp4YzTKgLccjZhTSDM9YuVaPwxo, as in dlmm-sdk
-`commons/src/{quote.rs,extensions/{lb_pair,bin}.rs,math}`. A price is token Y per token X as Q64.64
-u128, amounts are u64, intermediates u256, fee rates parts per thousand million. Input and fees round
-up, output down; the liquidity providers' fee stays outside the bins. Limit orders in bins are not
-computed.
+`commons/src/{quote.rs,extensions/{lb_pair,bin}.rs,math}`. A price is token Y per token X as
+Q64.64 u128, amounts are u64, intermediates u256, fee rates parts per thousand million. Input and
+fees round up, output down; the liquidity providers' fee stays outside the bins. Limit orders in
+bins are not computed.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, Final, NamedTuple
 
-from engine.amm.fixed_point import ONE, U64_MAX, ceil_div, power
-from engine.amm.ladder import Ladder, Rung
-from engine.amm.snapshot import Fields
-from engine.amm.swap import Swap, no_liquidity, no_output, overflow, require_amount, require_u64
+from engine.amm.dlmm_bin import Fill, Offer, price_of
+from engine.amm.dlmm_pool import BASIS_POINTS, Parameters, Pool, Volatility, load
+from engine.amm.fixed_point import ONE
+from engine.amm.ladder import Ladder
+from engine.amm.swap import Swap, no_liquidity, no_output, require_amount, require_u64
 
-RATE: Final = 1_000_000_000
-MAX_RATE: Final = 100_000_000
-BASIS_POINTS: Final = 10_000
-# What volatility is divided by; rounded up.
-VARIABLE_SCALE: Final = 100_000_000_000
-# collect_fee_mode: from the token paid in, or always in token Y.
-ON_INPUT: Final = 0
-ON_TOKEN_Y: Final = 1
-MAX_BIN_ID: Final = 443636
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """LbPair's static parameters."""
-
-    base_factor: int
-    filter_period: int  # seconds
-    decay_period: int  # seconds
-    reduction_factor: int  # basis points
-    variable_fee_control: int
-    max_volatility_accumulator: int
-    protocol_share: int  # basis points of the fee
-    base_fee_power_factor: int = 0
-    collect_fee_mode: int = ON_INPUT
-
-
-@dataclass(frozen=True, slots=True)
-class Volatility:
-    """LbPair's variable parameters: how far swaps have lately moved the active bin."""
-
-    volatility_accumulator: int
-    volatility_reference: int
-    index_reference: int
-    last_update_timestamp: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """LbPair with its bins as (bin_id, amount_x, amount_y), ascending; others are empty."""
-
-    bin_step: int  # basis points
-    active_id: int
-    parameters: Parameters
-    v_parameters: Volatility
-    bins: tuple[tuple[int, int, int], ...]
-    protocol_fee_x: int = 0
-    protocol_fee_y: int = 0
-
-    def fee_on_input(self, swap_for_y: bool) -> bool:
-        """Whether the fee is in the token paid in."""
-        return self.parameters.collect_fee_mode == ON_INPUT or not swap_for_y
-
-    def referred(self, now: int) -> tuple[int, int]:
-        """Index and volatility that a swap at `now` counts from.
-
-        Kept within the filter period; afterwards the active bin, and what has not decayed yet.
-        """
-        elapsed = now - self.v_parameters.last_update_timestamp
-        if elapsed < self.parameters.filter_period:
-            return self.v_parameters.index_reference, self.v_parameters.volatility_reference
-        if elapsed >= self.parameters.decay_period:
-            return self.active_id, 0
-        volatility = self.v_parameters.volatility_accumulator
-        return self.active_id, volatility * self.parameters.reduction_factor // BASIS_POINTS
-
-    def fee_rate(self, accumulator: int) -> int:
-        """The base fee and what volatility adds to it, at most a tenth."""
-        fixed = self.parameters
-        rate = fixed.base_factor * self.bin_step * 10 * 10**fixed.base_fee_power_factor
-        if fixed.variable_fee_control:
-            square = (accumulator * self.bin_step) ** 2
-            rate += ceil_div(fixed.variable_fee_control * square, VARIABLE_SCALE)
-        return min(rate, MAX_RATE)
-
-
-class Fill(NamedTuple):
-    """What one bin took and gave."""
-
-    bin_id: int
-    amount_in: int  # with a fee on the input
-    amount_out: int  # less a fee on the output
-    fee: int
-    into_bin: int
-    out_of_bin: int
-    protocol_fee: int
-    accumulator: int
-    rate: int
+__all__ = [
+    "BinSwap",
+    "Parameters",
+    "Pool",
+    "Volatility",
+    "exact_in_curve",
+    "fill_exact_in",
+    "load",
+    "quote_exact_in",
+    "quote_exact_out",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,52 +37,6 @@ class BinSwap(Swap[Pool]):
     """A swap through bins, with what each of them contributed."""
 
     fills: tuple[Fill, ...]
-
-
-@lru_cache(maxsize=65_536)
-def price_of(bin_id: int, bin_step: int) -> int:
-    """(1 + bin_step / 10000) ** bin_id as Q64.64, in the program's own roundings."""
-    price = power(ONE + (bin_step << 64) // BASIS_POINTS, bin_id)
-    if price is None:
-        overflow(f"the price of bin {bin_id}")
-    return price
-
-
-def load(data: Mapping[str, Any]) -> Pool:
-    """A pool by the field names of LbPair; `bins` as [[bin_id, amount_x, amount_y], …].
-
-    parameters and v_parameters may be called params and v. Raises InvalidSnapshot.
-    """
-    fields = Fields(data)
-    fixed = fields.inner("parameters", "params")
-    volatility = fields.inner("v_parameters", "v")
-    bins = fields.rows("bins", (-MAX_BIN_ID, MAX_BIN_ID), (0, U64_MAX), (0, U64_MAX))
-    return Pool(
-        bin_step=fields.between(1, 2**16 - 1, "bin_step"),
-        active_id=fields.between(-MAX_BIN_ID, MAX_BIN_ID, "active_id"),
-        parameters=Parameters(
-            base_factor=fixed.unsigned(16, "base_factor"),
-            filter_period=fixed.unsigned(16, "filter_period"),
-            decay_period=fixed.unsigned(16, "decay_period"),
-            reduction_factor=fixed.unsigned(16, "reduction_factor"),
-            variable_fee_control=fixed.unsigned(32, "variable_fee_control"),
-            max_volatility_accumulator=fixed.unsigned(32, "max_volatility_accumulator"),
-            protocol_share=fixed.between(0, BASIS_POINTS, "protocol_share"),
-            base_fee_power_factor=fixed.unsigned(8, "base_fee_power_factor", default=0),
-            collect_fee_mode=fixed.between(
-                ON_INPUT, ON_TOKEN_Y, "collect_fee_mode", default=ON_INPUT
-            ),
-        ),
-        v_parameters=Volatility(
-            volatility_accumulator=volatility.unsigned(32, "volatility_accumulator"),
-            volatility_reference=volatility.unsigned(32, "volatility_reference"),
-            index_reference=volatility.signed(32, "index_reference"),
-            last_update_timestamp=volatility.signed(64, "last_update_timestamp"),
-        ),
-        bins=tuple(sorted((bin_id, x, y) for bin_id, x, y in bins)),
-        protocol_fee_x=fields.unsigned(64, "protocol_fee_x", default=0),
-        protocol_fee_y=fields.unsigned(64, "protocol_fee_y", default=0),
-    )
 
 
 def quote_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> BinSwap:
@@ -205,90 +82,8 @@ def quote_exact_out(pool: Pool, amount_out: int, zero_for_one: bool, now: int) -
 
 
 def exact_in_curve(pool: Pool, zero_for_one: bool, now: int) -> Callable[[int], int]:
-    """Amount out for any u64 amount in, 0 where the program refuses; for many quotes of one pool."""
+    """Amount out for any u64 amount in, 0 where the program refuses; made for many amounts."""
     return Ladder(offer.rung() for offer in _offers(pool, zero_for_one, now))
-
-
-class Offer(NamedTuple):
-    """One bin that holds the token asked for, at the fee rate that a swap meets there."""
-
-    bin_id: int
-    price: int
-    available: int
-    swap_for_y: bool
-    fee_on_input: bool
-    rate: int
-    protocol_share: int
-    accumulator: int
-
-    def worth(self, amount_in: int) -> int:
-        """What the bin pays for an amount, rounded down."""
-        if self.swap_for_y:
-            return amount_in * self.price >> 64
-        return (amount_in << 64) // self.price
-
-    def cost(self, amount_out: int) -> int:
-        """What the bin asks for an amount, rounded up."""
-        if self.swap_for_y:
-            return ceil_div(amount_out << 64, self.price)
-        return -(-amount_out * self.price >> 64)
-
-    def take(self, amount: int) -> Fill:
-        """Of at most `amount`, fee included, what this bin can use."""
-        fee = ceil_div(amount * self.rate, RATE) if self.fee_on_input else 0
-        usable = amount - fee
-        whole = require_u64("amount in", self.cost(self.available))
-        if usable >= whole:
-            used, gross = whole, self.available
-        else:
-            used, gross = usable, self.worth(usable)
-        if usable > used:
-            fee = ceil_div(used * self.rate, RATE - self.rate) if self.fee_on_input else 0
-            amount = used + fee
-        if not self.fee_on_input:
-            fee = ceil_div(gross * self.rate, RATE)
-        # A fee that ate everything has no liquidity provider to go to.
-        protocol_fee = fee * self.protocol_share // BASIS_POINTS if used else fee
-        net = gross if self.fee_on_input else gross - fee
-        return Fill(
-            self.bin_id,
-            amount,
-            net,
-            fee,
-            used,
-            gross,
-            protocol_fee,
-            self.accumulator,
-            self.rate,
-        )
-
-    def give(self, amount: int) -> Fill:
-        """Of at most `amount`, fee excluded, what this bin can pay."""
-        gross = amount
-        if not self.fee_on_input:
-            gross += ceil_div(amount * self.rate, RATE - self.rate)
-        if gross >= self.available:
-            return self.take(U64_MAX)
-        needed = self.cost(gross)
-        if self.fee_on_input:
-            needed += ceil_div(needed * self.rate, RATE - self.rate)
-        fill = self.take(require_u64("amount in", needed))
-        # What the bin pays beyond the amount, by rounding, stays with the pool.
-        surplus = 0 if self.fee_on_input else fill.amount_out - amount
-        return fill._replace(amount_out=amount, protocol_fee=fill.protocol_fee + surplus)
-
-    def rung(self) -> Rung:
-        """This bin in a ladder of exact-in quotes."""
-        whole = require_u64("amount in", self.cost(self.available))
-        if self.fee_on_input:
-            # From exactly this amount on, what the fee leaves buys the whole bin.
-            return Rung(ceil_div(whole * RATE, RATE - self.rate), self.available, self._inside)
-        return Rung(whole, self.available * (RATE - self.rate) // RATE, self._inside)
-
-    def _inside(self, amount_in: int) -> int:
-        if self.fee_on_input:
-            return self.worth(amount_in * (RATE - self.rate) // RATE)
-        return self.worth(amount_in) * (RATE - self.rate) // RATE
 
 
 def _offers(pool: Pool, swap_for_y: bool, now: int) -> Iterator[Offer]:

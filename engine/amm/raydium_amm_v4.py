@@ -88,7 +88,7 @@ def quote_exact_out(pool: Pool, amount_out: int, zero_for_one: bool, now: int = 
 
 
 def exact_in_curve(pool: Pool, zero_for_one: bool, now: int = 0) -> Callable[[int], int]:
-    """Amount out for any u64 amount in, 0 where the program refuses; for many quotes of one pool."""
+    """Amount out for any u64 amount in, 0 where the program refuses; made for many amounts."""
     reserve_in, reserve_out = pool.reserves(zero_for_one)
     denominator = pool.swap_fee_denominator
     kept = denominator - pool.swap_fee_numerator

@@ -1,14 +1,14 @@
 """Raydium CPMM: x * y = k on vault balances net of the fees accrued in them.
 
-Program CPMMoo8L3F4NbTegBCKVNunggL7H1ZpdTHKxQB5qKP1C, instructions swap_base_input and
-swap_base_output; curve and fees as in raydium-cp-swap `curve/{fees,constant_product,calculator}.rs`.
+Program CPMMoo8L3F4NbTegBCKVNunggL7H1ZpdTHKxQB5qKP1C, as in raydium-cp-swap
+`curve/{fees,constant_product,calculator}.rs` and `instructions/swap_base_{input,output}.rs`.
 Amounts are u64, intermediates u128, rates parts per million. Fees round up, outputs down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from engine.amm.fixed_point import ceil_div
@@ -178,7 +178,7 @@ def quote_exact_out(pool: Pool, amount_out: int, zero_for_one: bool, now: int = 
 
 
 def exact_in_curve(pool: Pool, zero_for_one: bool, now: int = 0) -> Callable[[int], int]:
-    """Amount out for any u64 amount in, 0 where the program refuses; for many quotes of one pool."""
+    """Amount out for any u64 amount in, 0 where the program refuses; made for many amounts."""
     reserve_in, reserve_out = pool.reserves(zero_for_one)
     creator, on_input = pool.creator_rate(), pool.creator_on_input(zero_for_one)
     rate = pool.trade_fee_rate + (creator if on_input else 0)
@@ -216,42 +216,18 @@ def _swap(
     fund_fee = trade_fee * pool.fund_fee_rate // RATE
     if protocol_fee + fund_fee > trade_fee:
         overflow("protocol_fee_rate + fund_fee_rate")
-    creator_in = creator_fee if pool.creator_on_input(zero_for_one) else 0
-    creator_out = creator_fee - creator_in
-    if zero_for_one:
-        after = Pool(
-            require_u64("vault 0", pool.vault_0 + amount_in),
-            pool.vault_1 - amount_out,
-            pool.trade_fee_rate,
-            pool.protocol_fee_rate,
-            pool.fund_fee_rate,
-            pool.creator_fee_rate,
-            pool.enable_creator_fee,
-            pool.creator_fee_on,
-            pool.protocol_fees_token_0 + protocol_fee,
-            pool.protocol_fees_token_1,
-            pool.fund_fees_token_0 + fund_fee,
-            pool.fund_fees_token_1,
-            pool.creator_fees_token_0 + creator_in,
-            pool.creator_fees_token_1 + creator_out,
-        )
-    else:
-        after = Pool(
-            pool.vault_0 - amount_out,
-            require_u64("vault 1", pool.vault_1 + amount_in),
-            pool.trade_fee_rate,
-            pool.protocol_fee_rate,
-            pool.fund_fee_rate,
-            pool.creator_fee_rate,
-            pool.enable_creator_fee,
-            pool.creator_fee_on,
-            pool.protocol_fees_token_0,
-            pool.protocol_fees_token_1 + protocol_fee,
-            pool.fund_fees_token_0,
-            pool.fund_fees_token_1 + fund_fee,
-            pool.creator_fees_token_0 + creator_out,
-            pool.creator_fees_token_1 + creator_in,
-        )
+    paid, received = (0, 1) if zero_for_one else (1, 0)
+    creator_fees = f"creator_fees_token_{paid if pool.creator_on_input(zero_for_one) else received}"
+    changes = {
+        f"vault_{paid}": amount_in,
+        f"vault_{received}": -amount_out,
+        f"protocol_fees_token_{paid}": protocol_fee,
+        f"fund_fees_token_{paid}": fund_fee,
+        creator_fees: creator_fee,
+    }
+    after: dict[str, Any] = {
+        name: require_u64(name, getattr(pool, name) + change) for name, change in changes.items()
+    }
     return Swap(
         amount_in=amount_in,
         amount_out=amount_out,
@@ -264,5 +240,5 @@ def _swap(
         fund_fee=fund_fee,
         lp_fee=trade_fee - protocol_fee - fund_fee,
         creator_fee=creator_fee,
-        pool=after,
+        pool=replace(pool, **after),
     )
