@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 from engine.amm.fixed_point import ceil_div
@@ -134,4 +134,4 @@ def _load_dynamic_fee(fields: Fields) -> DynamicFee | None:
         last_update_timestamp=info.unsigned(64, "last_update_timestamp"),
     )
     # The account of a pool without a dynamic fee holds zeros.
-    return dynamic_fee if dynamic_fee.dynamic_fee_control else None
+    return dynamic_fee if any(astuple(dynamic_fee)) else None

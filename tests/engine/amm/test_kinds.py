@@ -41,15 +41,19 @@ def test_there_are_pools_of_every_kind() -> None:
 
 @each_kind
 @examples
-@given(data=st.data(), amount=amounts, forward=directions)
-def test_the_fee_split_sums_up(kind: str, data: st.DataObject, amount: int, forward: bool) -> None:
-    swap = outcome(KINDS[kind].quote_exact_in, data.draw(POOLS[kind]), amount, forward, NOW)
+@given(data=st.data(), amount=amounts, forward=directions, exact_in=st.booleans())
+def test_the_fee_split_sums_up(
+    kind: str, data: st.DataObject, amount: int, forward: bool, exact_in: bool
+) -> None:
+    quote = KINDS[kind].quote_exact_in if exact_in else KINDS[kind].quote_exact_out
+    swap = outcome(quote, data.draw(POOLS[kind]), amount, forward, NOW)
     assume(isinstance(swap, Swap))
 
-    fees = [swap.fee, swap.creator_fee]
+    taken = swap.amount_in - swap.net_in, swap.gross_out - swap.amount_out
     assert swap.fee == swap.protocol_fee + swap.fund_fee + swap.lp_fee
-    assert min(swap.protocol_fee, swap.fund_fee, swap.lp_fee, swap.creator_fee) >= 0
-    assert swap.amount_in - swap.net_in + swap.gross_out - swap.amount_out == sum(fees)
+    assert min(swap.protocol_fee, swap.fund_fee, swap.creator_fee, *taken) >= 0
+    assert sum(taken) == swap.fee + swap.creator_fee
+    assert taken[0 if swap.fee_on_input else 1] >= swap.fee
 
 
 @each_kind

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 
 from engine.amm.raydium_amm_v4 import Pool, load, quote_exact_in, quote_exact_out
+from engine.amm.snapshot import InvalidSnapshot
 from engine.amm.swap import Swap, SwapFailed
 from tests.engine.amm.pools import amm_v4_pools, amounts, directions, outcome
 
@@ -78,3 +79,11 @@ def test_an_account_may_be_pasted_in() -> None:
     }
 
     assert load(account) == Pool(1000, 2000, 25, 10_000, 3, 4)
+
+
+@pytest.mark.parametrize("numerator", [10_000, 10_001, -1])
+def test_a_fee_of_everything_is_no_pool(numerator: int) -> None:
+    fees = {"swap_fee_numerator": numerator, "swap_fee_denominator": 10_000}
+
+    with pytest.raises(InvalidSnapshot, match=r"swap_fee_numerator: .* in 0 … 9999"):
+        load({"vault_coin": 1, "vault_pc": 1, **fees})

@@ -249,6 +249,40 @@ def test_the_fee_grows_at_every_spacing_and_ends_at_a_tenth() -> None:
     assert quote_exact_in(most, 10**6, True, NOW).fee == 100_000
 
 
+def test_at_its_maximum_volatility_is_counted_again_only_at_the_next_tick() -> None:
+    # Twenty spacings from the reference, and on the way back to it: every one of them would
+    # cost less, but nothing is recounted before tick -100. 2500 + 20000 * 3500000^2 / 10^13.
+    high = replace(VOLATILE, volatility_reference=300_000, tick_spacing_index_reference=-20)
+
+    swap = quote_exact_in(
+        replace(INSIDE, dynamic_fee_info=high), 10**15, True, NOW, sqrt_price_at(-95)
+    )
+
+    assert swap.fee == -(-swap.net_in * 27_000 // (1_000_000 - 27_000))
+    assert swap.pool.dynamic_fee_info is not None
+    assert swap.pool.dynamic_fee_info.volatility_accumulator == 350_000
+
+
+@pytest.mark.parametrize("forward", [True, False])
+def test_volatility_counts_the_spacings_of_a_jump(forward: bool) -> None:
+    calm = replace(
+        VOLATILE,
+        tick_spacing_index_reference=0,
+        volatility_reference=0,
+        max_volatility_accumulator=10**6,
+    )
+    ticks = ((-900, L), (-500, -L), (-50, L), (50, -L), (500, L), (900, -L))
+    gap = replace(INSIDE, liquidity=L, ticks=ticks, dynamic_fee_info=calm)
+    end = -507 if forward else 507
+
+    swap = quote_exact_in(gap, 10**18, forward, NOW, sqrt_price_at(end))
+
+    after = swap.pool.dynamic_fee_info
+    assert after is not None
+    assert after.volatility_accumulator == abs(end // 10) * 10_000
+    assert swap.ticks_crossed == 2
+
+
 def test_an_account_without_a_dynamic_fee_holds_zeros() -> None:
     zeros = dict.fromkeys(VOLATILE.__slots__, 0)
     fields = {name: getattr(POOL, name) for name in Pool.__slots__}
