@@ -86,9 +86,8 @@ def _row_error(row: Any, shape: Mapping[str, type]) -> str | None:
 def request(kind: str, data: Mapping[str, Any], defaults: Mapping[str, Any]) -> Request:
     """What `data`, or else `defaults`, asks. Raises InvalidSnapshot."""
     fields = Fields({**defaults, **data})
-    modes = ("exact_in", "exact_out", "partial_fill")
     return Request(
-        fields.word("mode", one_of=modes),
+        fields.word("mode"),
         fields.unsigned(64, "amount"),
         fields.flag(LAYOUTS[kind].direction, default=True),
         fields.signed(64, "now") if "now" in fields else 0,
@@ -101,21 +100,22 @@ def swap(kind: str, pool: Any, asked: Request) -> Swap[Any]:
 
     A DLMM swap that pays nothing is returned, since the vectors tell what it would have been.
     """
-    amount, zero_for_one, now = asked.amount, asked.zero_for_one, asked.now
-    exact_in = asked.mode == "exact_in"
-    if kind == "raydium_clmm" and asked.mode != "partial_fill":
-        quote = raydium_clmm.quote_exact_in if exact_in else raydium_clmm.quote_exact_out
-        return quote(pool, amount, zero_for_one, now, asked.sqrt_price_limit_x64)
-    if kind == "meteora_dlmm" and exact_in:
-        return meteora_dlmm.fill_exact_in(pool, amount, zero_for_one, now)
-    if kind == "meteora_damm_v2" and asked.mode == "partial_fill":
-        return meteora_damm_v2.quote_partial(pool, amount, zero_for_one, now)
     venue: Kind = KINDS[kind]
-    if exact_in:
-        return venue.quote_exact_in(pool, amount, zero_for_one, now)
-    if asked.mode == "exact_out":
-        return venue.quote_exact_out(pool, amount, zero_for_one, now)
-    raise InvalidSnapshot(f"mode: {kind} has no {asked.mode}")
+    arguments = pool, asked.amount, asked.zero_for_one, asked.now
+    match kind, asked.mode:
+        case "raydium_clmm", "exact_in":
+            return raydium_clmm.quote_exact_in(*arguments, asked.sqrt_price_limit_x64)
+        case "raydium_clmm", "exact_out":
+            return raydium_clmm.quote_exact_out(*arguments, asked.sqrt_price_limit_x64)
+        case "meteora_dlmm", "exact_in":
+            return meteora_dlmm.fill_exact_in(*arguments)
+        case "meteora_damm_v2", "partial_fill":
+            return meteora_damm_v2.quote_partial(*arguments)
+        case _, "exact_in":
+            return venue.quote_exact_in(*arguments)
+        case _, "exact_out":
+            return venue.quote_exact_out(*arguments)
+    raise SwapFailed("NOT_COMPUTED", f"{asked.mode} of {kind} is not computed")
 
 
 def facts(kind: str, pool: Any, zero_for_one: bool, done: Swap[Any]) -> Facts:

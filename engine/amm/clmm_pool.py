@@ -106,7 +106,7 @@ def load(data: Mapping[str, Any]) -> Pool:
         sqrt_price_x64=fields.between(MIN_SQRT_PRICE, MAX_SQRT_PRICE - 1, "sqrt_price_x64"),
         tick_current=fields.between(MIN_TICK - 1, MAX_TICK, "tick_current"),
         liquidity=fields.unsigned(128, "liquidity"),
-        ticks=tuple(sorted((tick, net) for tick, net in ticks)),
+        ticks=tuple((tick, net) for tick, net in ticks),
         dynamic_fee_info=_load_dynamic_fee(fields),
         **{
             f"{whose}_fees_token_{side}": fields.unsigned(

@@ -116,7 +116,7 @@ def load(data: Mapping[str, Any]) -> Pool:
             index_reference=volatility.signed(32, "index_reference"),
             last_update_timestamp=volatility.signed(64, "last_update_timestamp"),
         ),
-        bins=tuple(sorted((bin_id, x, y) for bin_id, x, y in bins)),
+        bins=tuple((bin_id, x, y) for bin_id, x, y in bins),
         protocol_fee_x=fields.unsigned(64, "protocol_fee_x", default=0),
         protocol_fee_y=fields.unsigned(64, "protocol_fee_y", default=0),
     )

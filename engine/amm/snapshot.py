@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Final
 
 from engine.errors import EngineError
@@ -53,14 +54,12 @@ class Fields:
             raise InvalidSnapshot(f"{self._path}{name}: {_shown(value)} is neither true nor false")
         return bool(value)
 
-    def word(self, *names: str, one_of: tuple[str, ...]) -> str:
-        """One of a few words."""
+    def word(self, *names: str) -> str:
+        """A string."""
         name, value = self._find(names)
-        if value not in one_of:
-            raise InvalidSnapshot(
-                f"{self._path}{name}: {_shown(value)} is not one of {', '.join(one_of)}"
-            )
-        return str(value)
+        if not isinstance(value, str):
+            raise InvalidSnapshot(f"{self._path}{name}: {_shown(value)} is not a string")
+        return value
 
     def inner(self, *names: str) -> Fields:
         """An object inside this one."""
@@ -68,11 +67,18 @@ class Fields:
         return Fields(value, f"{self._path}{name}.")
 
     def rows(self, name: str, *bounds: tuple[int, int]) -> tuple[tuple[int, ...], ...]:
-        """A list of equally long lists of integers, each in its column's bounds."""
+        """A list of equally long lists of integers in their columns' bounds, by the first sorted.
+
+        No two may begin with the same integer.
+        """
         value = self._data.get(name)
         if not isinstance(value, list):
             raise InvalidSnapshot(f"{self._path}{name}: {_shown(value)} is not a list")
-        return tuple(self._row(f"{name}[{at}]", row, bounds) for at, row in enumerate(value))
+        rows = sorted(self._row(f"{name}[{at}]", row, bounds) for at, row in enumerate(value))
+        for one, next_one in pairwise(rows):
+            if one[0] == next_one[0]:
+                raise InvalidSnapshot(f"{self._path}{name}: {one[0]} is there twice")
+        return tuple(rows)
 
     def _row(self, name: str, row: Any, bounds: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
         if not isinstance(row, list) or len(row) != len(bounds):

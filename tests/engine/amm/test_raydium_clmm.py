@@ -122,6 +122,7 @@ def test_a_tick_reached_exactly_is_crossed_and_free_from_there() -> None:
     after = reaching.pool
 
     assert (after.tick_current, after.liquidity, reaching.ticks_crossed) == (-101, L, 1)
+    assert quote_exact_in(POOL, reaching.amount_in, True, NOW).pool == after
     back = quote_exact_in(after, 10**6, False, NOW)
     assert (back.ticks_crossed, back.pool.liquidity) == (1, 2 * L)
 

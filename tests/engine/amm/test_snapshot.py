@@ -57,6 +57,7 @@ def test_inner_fields_are_named_with_their_path() -> None:
         ([[0]], r"^ticks\[0\]: \[0\] is not a list of 2 integers"),
         ([[0, 1], [443637, 1]], r"^ticks\[1\]: 443637 is not an integer in -443636"),
         ([[0, 2**127]], r"^ticks\[0\]: 1701"),
+        ([[7, 1], [0, 1], [7, -1]], r"^ticks: 7 is there twice"),
     ],
 )
 def test_rows_are_named_with_their_place(ticks: Any, said: str) -> None:
