@@ -17,7 +17,7 @@ class SwapFailed(EngineError):
     """The program would fail: `reason` is one of a few words that all venues share.
 
     ZERO_AMOUNT, ZERO_OUTPUT, INSUFFICIENT_LIQUIDITY, PRICE_RANGE_VIOLATION, PRICE_LIMIT,
-    ZERO_TRADING_TOKENS, MATH_OVERFLOW, UNSUPPORTED_FEE_MODE.
+    ZERO_TRADING_TOKENS, MATH_OVERFLOW; or, for want of ours, UNSUPPORTED_FEE_MODE, NOT_COMPUTED.
     """
 
     def __init__(self, reason: str, message: str) -> None:
