@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from engine.amm.meteora_damm_v2 import (
     BaseFee,
@@ -102,6 +103,18 @@ def test_the_tracked_reserves_move_by_what_the_curve_took_and_gave(
     assert swap.lp_fee == swap.claiming_fee + swap.compounding_fee
 
 
+@examples
+@given(damm_v2_pools(), amounts, directions, st.booleans())
+def test_the_fee_is_the_rate_rounded_up(
+    pool: Pool, amount: int, a_to_b: bool, exact_in: bool
+) -> None:
+    swap = outcome(quote_exact_in if exact_in else quote_exact_out, pool, amount, a_to_b, NOW)
+    assume(isinstance(swap, RangeSwap))
+
+    charged = swap.amount_in if swap.fee_on_input else swap.gross_out
+    assert 0 <= swap.fee - Fraction(charged * swap.fee_rate, 10**9) < 1
+
+
 @pytest.mark.parametrize("a_to_b", [True, False])
 @pytest.mark.parametrize("mode", [0, 1])
 def test_a_partial_fill_stops_at_the_end_of_the_range(mode: int, a_to_b: bool) -> None:
@@ -184,8 +197,8 @@ def test_the_fee_version_caps_the_fee(version: int, cap: int) -> None:
 
 
 def test_a_swap_pays_for_the_volatility_before_it() -> None:
-    # 7500 * 200000^2 / 10^11 is 3000, whatever this swap moves and however long ago it was.
-    pool = replace(POOL, dynamic_fee=VOLATILE)
+    # 7500 * (20000 * 10)^2 / 10^11 is 3000, whatever this swap moves and however long ago it was.
+    pool = replace(POOL, dynamic_fee=replace(VOLATILE, volatility_accumulator=20_000, bin_step=10))
 
     rates = {quote_exact_in(pool, amount, True, NOW + 5).fee_rate for amount in (10, 50_000)}
 

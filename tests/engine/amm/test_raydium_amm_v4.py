@@ -37,6 +37,7 @@ def test_the_whole_fee_stays_in_the_reserve(pool: Pool, amount: int, forward: bo
     before, after = pool.reserves(forward), swap.pool.reserves(forward)
     assert after == (before[0] + swap.amount_in, before[1] - swap.amount_out)
     assert after[0] * after[1] >= before[0] * before[1]
+    assert swap.fee * 10_000 >= swap.amount_in * 25
 
 
 def test_the_fee_is_rounded_up_even_of_a_single_unit() -> None:

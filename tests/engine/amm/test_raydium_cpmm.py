@@ -37,6 +37,7 @@ def test_the_input_is_the_least_that_keeps_k(pool: Pool, amount: int, forward: b
     k = reserve_in * reserve_out
     assert (reserve_in + swap.net_in) * (reserve_out - swap.gross_out) >= k
     assert (reserve_in + swap.net_in - 1) * (reserve_out - swap.gross_out) < k
+    assert swap.fee * 10**6 >= (swap.amount_in - swap.creator_fee) * pool.trade_fee_rate
 
 
 @examples
