@@ -72,6 +72,17 @@ def test_amounts_are_the_real_numbers_rounded_against_the_trader(
 
 
 @examples
+@given(damm_v2_pools(mode=0) | damm_v2_pools(mode=1), amounts)
+def test_the_price_falls_as_far_as_the_input_reaches(pool: Pool, amount: int) -> None:
+    swap = outcome(quote_exact_in, pool, amount, True, NOW)
+    assume(isinstance(swap, RangeSwap))
+
+    start, end = pool.sqrt_price, swap.pool.sqrt_price
+    assert Fraction(pool.liquidity * (start - end), start * end) <= swap.net_in
+    assert Fraction(pool.liquidity * (start - end + 1), start * (end - 1)) > swap.net_in
+
+
+@examples
 @given(damm_v2_pools(mode=2), amounts, directions)
 def test_a_compounding_pool_keeps_k_and_a_part_of_the_fee(
     pool: Pool, amount: int, a_to_b: bool
@@ -127,6 +138,7 @@ def test_a_partial_fill_stops_at_the_end_of_the_range(mode: int, a_to_b: bool) -
     assert swap.net_in == (111_112 if a_to_b else 100_000)
     on_input = mode == 1 and not a_to_b
     assert swap.amount_in == (101_011 if on_input else swap.net_in)
+    assert quote_partial(pool, swap.amount_in, a_to_b, NOW).pool == swap.pool
     # Without what the fee would have been of the whole amount.
     assert swap.amount_left == (990_000 if on_input else 10**6) - swap.net_in
 

@@ -79,6 +79,23 @@ def test_every_bin_is_sold_at_its_price_and_before_the_next(
 
 @examples
 @given(dlmm_pools(), amounts, directions)
+def test_an_exact_output_is_covered_by_what_each_bin_gives(
+    pool: Pool, amount: int, for_y: bool
+) -> None:
+    swap = outcome(quote_exact_out, pool, amount, for_y, NOW)
+    assume(isinstance(swap, BinSwap))
+
+    for fill in swap.fills:
+        fee_on_output = 0 if swap.fee_on_input else fill.fee
+        assert fill.amount_out + fee_on_output <= fill.out_of_bin
+        charged = fill.amount_in if swap.fee_on_input else fill.out_of_bin
+        assert fill.fee * 10**9 >= charged * fill.rate
+    before, after = held(pool), held(swap.pool)
+    assert sum(fill.out_of_bin for fill in swap.fills) == before[for_y] - after[for_y]
+
+
+@examples
+@given(dlmm_pools(), amounts, directions)
 def test_volatility_is_that_of_the_last_bin(pool: Pool, amount: int, for_y: bool) -> None:
     swap = outcome(quote_exact_in, pool, amount, for_y, NOW)
     assume(isinstance(swap, BinSwap))

@@ -264,8 +264,12 @@ def test_at_its_maximum_volatility_is_counted_again_only_at_the_next_tick() -> N
     assert swap.pool.dynamic_fee_info.volatility_accumulator == 350_000
 
 
-@pytest.mark.parametrize("forward", [True, False])
-def test_volatility_counts_the_spacings_of_a_jump(forward: bool) -> None:
+@pytest.mark.parametrize(
+    ("end", "spacings", "crossed"),
+    [(507, 50, 2), (-507, 51, 2), (205, 20, 1), (-205, 21, 1), (200, 19, 1), (-200, 20, 1)],
+)
+def test_volatility_counts_the_spacings_of_a_jump(end: int, spacings: int, crossed: int) -> None:
+    # Nothing but emptiness from 50 to 500, on both sides; a price limit may end the swap in it.
     calm = replace(
         VOLATILE,
         tick_spacing_index_reference=0,
@@ -274,14 +278,13 @@ def test_volatility_counts_the_spacings_of_a_jump(forward: bool) -> None:
     )
     ticks = ((-900, L), (-500, -L), (-50, L), (50, -L), (500, L), (900, -L))
     gap = replace(INSIDE, liquidity=L, ticks=ticks, dynamic_fee_info=calm)
-    end = -507 if forward else 507
 
-    swap = quote_exact_in(gap, 10**18, forward, NOW, sqrt_price_at(end))
+    swap = quote_exact_in(gap, 10**18, end < 0, NOW, sqrt_price_at(end))
 
     after = swap.pool.dynamic_fee_info
     assert after is not None
-    assert after.volatility_accumulator == abs(end // 10) * 10_000
-    assert swap.ticks_crossed == 2
+    assert after.volatility_accumulator == spacings * 10_000
+    assert swap.ticks_crossed == crossed
 
 
 def test_an_account_without_a_dynamic_fee_holds_zeros() -> None:

@@ -37,6 +37,8 @@ def test_the_input_is_the_least_that_keeps_k(pool: Pool, amount: int, forward: b
     k = reserve_in * reserve_out
     assert (reserve_in + swap.net_in) * (reserve_out - swap.gross_out) >= k
     assert (reserve_in + swap.net_in - 1) * (reserve_out - swap.gross_out) < k
+    rate_on_output = pool.creator_rate() * (not pool.creator_on_input(forward))
+    assert swap.creator_fee * 10**6 >= swap.gross_out * rate_on_output
     assert swap.fee * 10**6 >= (swap.amount_in - swap.creator_fee) * pool.trade_fee_rate
 
 
@@ -117,6 +119,7 @@ def test_an_exact_output_below_one_unit_of_input_still_costs_one() -> None:
         (replace(POOL, vault_0=2**64 - 5), 2**63, True, "MATH_OVERFLOW"),
         (replace(POOL, vault_0=2**63), 1_999_999, False, "MATH_OVERFLOW"),
         (replace(POOL, vault_0=0), 10, True, "INSUFFICIENT_LIQUIDITY"),
+        (replace(POOL, protocol_fee_rate=990_000), 10**5, True, "MATH_OVERFLOW"),
     ],
 )
 def test_the_program_would_refuse(pool: Pool, amount: int, exact_in: bool, reason: str) -> None:
