@@ -87,6 +87,8 @@ class Batcher(Generic[Item, Result]):
             self._start()
 
     async def _drain(self) -> None:
+        # What has arrived already, and was not looked at yet, goes along.
+        await asyncio.sleep(0)
         try:
             while batch := self._take():
                 if self._queue:

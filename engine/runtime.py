@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import re
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 import structlog
 import uvloop
-from pydantic import AfterValidator, BeforeValidator, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine import log
@@ -31,6 +32,9 @@ class ServiceSettings(BaseSettings):
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)
     ] = "INFO"
+    niceness: int = Field(
+        0, ge=0, le=19, description="how far it steps back for others on the machine, 0 to 19"
+    )
 
 
 def _address(value: object) -> object:
@@ -85,6 +89,8 @@ def main(
             sys.stderr.write(f"{service}: {name}: {_expectation(settings_type, problem)}\n")
         sys.exit(USAGE_ERROR)
     log.configure(service, settings.log_level)
+    if settings.niceness:
+        os.nice(settings.niceness)
     try:
         uvloop.run(_until_signalled(run, settings))
     except StartupError as error:

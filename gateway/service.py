@@ -66,21 +66,27 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self, request: pb.WatchOrderRequest, context: Any
     ) -> AsyncIterator[pb.WatchOrderResponse]:
         asked, heartbeat_seconds = requests.watch(request)
-        order = await self._find(asked)
         resuming = request.HasField("after_sequence")
-        after = request.after_sequence if resuming else order.sequence
-        if after > order.sequence:
-            raise FutureSequence(
-                f"after_sequence {after} does not exist yet: the order is at {order.sequence}",
-                latest_sequence=str(order.sequence),
-            )
-        if not resuming:
-            yield pb.WatchOrderResponse(snapshot=self._order(order))
         ends = _settled if request.until_settled else _final
-        if after == order.sequence and ends(wire.STATUS[order.status], order.settled):
-            return
+        life = self._hub.fresh(asked.order_id, request.after_sequence) if resuming else None
+        if life is not None and life.order.account == ACCOUNT:
+            order, after, heard = life.order, request.after_sequence, tuple(life.events)
+            if 0 < after == len(heard) and ends(heard[-1].status, heard[-1].settled):
+                return
+        else:
+            order, heard = await self._find(asked), None
+            after = request.after_sequence if resuming else order.sequence
+            if after > order.sequence:
+                raise FutureSequence(
+                    f"after_sequence {after} does not exist yet: the order is at {order.sequence}",
+                    latest_sequence=str(order.sequence),
+                )
+            if not resuming:
+                yield pb.WatchOrderResponse(snapshot=self._order(order))
+            if after == order.sequence and ends(wire.STATUS[order.status], order.settled):
+                return
         delivered = after
-        async with self._hub.watch(order, after) as watch:
+        async with self._hub.watch(order, after, heard) as watch:
             while True:
                 event = await watch.next(heartbeat_seconds)
                 if event is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
 from typing import Final
@@ -16,7 +16,7 @@ import structlog
 from engine import wire
 from engine.bus import Bus
 from engine.errors import Overloaded, RequestError, ShuttingDown, SlowConsumer, StoreUnavailable
-from engine.order import Order
+from engine.order import Order, Transition
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
 from gateway.announcements import Announcements
@@ -25,6 +25,8 @@ logger = structlog.get_logger()
 
 # An order has a few dozen events at most; a reader this far behind has stopped reading.
 MAX_UNREAD: Final = 256
+# Their clients come within moments, or not at all.
+FRESH_ORDERS: Final = 1000
 READ_WATCHES: Final = 500
 READ_EVENTS: Final = 5000
 # Interest in a subject takes a moment to spread through a cluster of NATS servers.
@@ -83,6 +85,14 @@ class Watch:
         self._wake.set()
 
 
+class Life:
+    """An order that this gateway accepted just now, and its events as far as they were heard."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.events: list[pb.OrderEvent] = []
+
+
 class WatchHub:
     """All watches of this gateway.
 
@@ -108,16 +118,29 @@ class WatchHub:
         self._count = 0
         # By order, named as events name it.
         self._watches: dict[str, set[Watch]] = {}
+        # Orders that their clients are likely to watch next, so that nothing need be read then.
+        self._fresh: OrderedDict[str, Life] = OrderedDict()
         self._behind: set[Watch] = set()
         self._wake = asyncio.Event()
         self._draining = False
         self._recheck_at = 0.0
         self._listening_since = 0.0
         bus.on_connect(self._recheck_now)
+        store.on_commit(self._expect)
+
+    def fresh(self, order_id: UUID | None, after_sequence: int) -> Life | None:
+        """The order if it was accepted here just now and all its events were heard up to there."""
+        life = self._fresh.get(str(order_id))
+        return life if life is not None and after_sequence <= len(life.events) else None
 
     @asynccontextmanager
-    async def watch(self, order: Order, after_sequence: int) -> AsyncIterator[Watch]:
-        """Follow the order's events after this sequence; raises Overloaded."""
+    async def watch(
+        self, order: Order, after_sequence: int, heard: Sequence[pb.OrderEvent] | None = None
+    ) -> AsyncIterator[Watch]:
+        """Follow the order's events after this sequence; raises Overloaded.
+
+        `heard` are all events so far of an order that is fresh.
+        """
         if self._count >= self._max_watches:
             raise Overloaded(
                 f"this gateway already serves {self._max_watches} watches; try again later"
@@ -132,7 +155,11 @@ class WatchHub:
             if self._count == 1:
                 self._listening_since = asyncio.get_running_loop().time()
                 await self._announcements.join(self._hear)
-            self._look_soon(watch)
+            if heard is None:
+                self._look_soon(watch)
+            else:
+                for event in heard[after_sequence:]:
+                    watch.take(event)
             yield watch
         finally:
             self._count -= 1
@@ -142,6 +169,7 @@ class WatchHub:
             if not watches:
                 del self._watches[order_id]
             if not self._count:
+                self._fresh.clear()
                 await self._announcements.leave(self._hear)
 
     def drain(self) -> None:
@@ -197,6 +225,22 @@ class WatchHub:
             watches = self._watches.get(event.order_id)
             if watches:
                 self._mark([watch for watch in watches if not watch.take(event)])
+            life = self._fresh.get(event.order_id)
+            if life is not None and event.sequence > len(life.events):
+                if event.sequence == len(life.events) + 1:
+                    life.events.append(event)
+                else:
+                    del self._fresh[event.order_id]
+
+    def _expect(self, committed: Sequence[Transition]) -> None:
+        """Keep what is heard of orders accepted here, while anything is heard."""
+        if not self._count:
+            return
+        for transition in committed:
+            if transition.order.sequence == 1:
+                self._fresh[str(transition.order.order_id)] = Life(transition.order)
+        while len(self._fresh) > FRESH_ORDERS:
+            self._fresh.popitem(last=False)
 
     def _look_soon(self, watch: Watch) -> None:
         """Read what happened before the watch was heard for."""

@@ -46,6 +46,11 @@ COMMANDS: Final[Mapping[str, Sequence[str]]] = {
 }
 
 
+# On one machine, whoever answers clients goes first: those behind then find more to do at once, and
+# do it together.
+NICENESS: Final = {"gateway": "0", "router": "5", "executor": "5", "dex_sim": "5"}
+
+
 def default_directory() -> Path:
     """Where `oee` keeps its data unless told otherwise: $OEE_HOME, or .oee here."""
     return Path(os.environ.get("OEE_HOME") or ".oee")
@@ -314,7 +319,12 @@ class Stack:
         return Service(
             name,
             self._commands[kind],
-            {**self._passed_on(), **settings, **self._settings.get(kind, {})},
+            {
+                "NICENESS": NICENESS[kind],
+                **self._passed_on(),
+                **settings,
+                **self._settings.get(kind, {}),
+            },
             [f"{HOST}:{port}" for port in ports],
             self._pid_files / f"{name}.json",
             self._show,

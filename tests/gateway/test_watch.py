@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
+import asyncpg
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -38,6 +40,7 @@ from tests.gateway.running import (
     reason,
     refusal,
     running,
+    swap,
     until_followed,
     until_forgotten,
     until_over,
@@ -265,6 +268,47 @@ async def test_a_watch_that_has_shown_a_snapshot_has_delivered_what_is_in_it(
 
     assert (await _next(watch)).snapshot.sequence == 4
     assert (await _next(watch)).heartbeat.sequence == 4
+
+
+async def _submitted(gateway: Gateway, store: Store) -> Order:
+    """An order that this gateway accepted."""
+    accepted = (await gateway.client.SubmitOrder(swap())).order
+    found = await store.get(UUID(accepted.order_id))
+    assert found is not None
+    return found
+
+
+async def test_an_order_accepted_here_just_now_is_watched_without_reading_anything(
+    gateway: Gateway, dsn: str, store: Store, bus: Bus, relay: Relay
+) -> None:
+    await _started(_watch(gateway, await _accept(store)), bus)  # so that events are heard
+    order = await _submitted(gateway, store)
+    first = asyncio.create_task(_rest(_replay(gateway, order)))
+    await _finish(relay, await _lead(relay, order, Status.SUBMITTED))
+    whole = await first
+
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE orders, order_events IN ACCESS EXCLUSIVE MODE")
+            for after in (0, 3, LIFE):
+                watch = _watch(gateway, order, after_sequence=after, until_settled=True)
+                assert await _rest(watch) == whole[after:]
+    finally:
+        await connection.close()
+
+
+async def test_an_order_accepted_here_of_which_a_message_got_lost_is_read(
+    gateway: Gateway, store: Store, bus: Bus, relay: Relay
+) -> None:
+    await _started(_watch(gateway, await _accept(store)), bus)
+    order = await _submitted(gateway, store)
+    order = await _unannounced(store, order, Status.SUBMITTED)
+    order = await _finish(relay, order)
+
+    assert _sequences(await _rest(_replay(gateway, order))) == [*range(1, LIFE + 1)]
+    status = await refusal(_next(aiter(_watch(gateway, order, after_sequence=LIFE + 1))))
+    assert reason(status) == "FUTURE_SEQUENCE"
 
 
 # ── messages ──────────────────────────────────────────────────────────────────────────────────
