@@ -492,3 +492,17 @@ OrderLife.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestOrderLife = OrderLife.TestCase
+
+
+def test_only_a_step_from_the_very_version_can_follow_in_one_commit() -> None:
+    order = builders.new_order()
+    started = order.start_routing()
+    chosen = started.order.choose_route(builders.decision())
+
+    both = started.then(chosen)
+    assert (both.order, both.replaces) == (chosen.order, order.sequence)
+    assert both.events == (*started.events, *chosen.events)
+    with pytest.raises(IllegalTransition, match="version"):
+        started.then(started)
+    with pytest.raises(IllegalTransition, match="version"):
+        started.then(chosen.order.start_building())

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from engine.errors import StaleOrder, StartupError, StoreUnavailable
+from engine.event_log import EventLog
 from engine.lifecycle import FINAL, EventType, Status
 from engine.migrate import migrate
 from engine.order import Order, Resolution
@@ -185,6 +186,53 @@ async def test_nothing_is_signed_after_expire_time_by_the_databases_clock(store:
         await store.save(order.sign(builders.attempt(order)))
 
     assert (await read(store, order)).past_expiry
+
+
+async def test_a_signature_committed_with_the_step_before_it_is_guarded_like_any_other(
+    store: Store,
+) -> None:
+    order = await stored(store, Status.ROUTING)
+    order = (await store.save(order.choose_route(builders.decision()))).order
+    building = order.start_building()
+    signing = building.then(building.order.sign(builders.attempt(building.order)))
+    await execute(store, "UPDATE orders SET expire_time = now()")
+
+    with pytest.raises(StaleOrder):
+        await store.save(signing)
+
+    found = await read(store, order)
+    assert (found.status, found.sequence, found.attempts) == (Status.ROUTING, order.sequence, ())
+
+
+async def test_steps_saved_together_are_one_version_and_an_event_each(store: Store) -> None:
+    order = await stored(store, Status.PENDING)
+    started = order.start_routing()
+
+    saved = await store.save(started.then(started.order.choose_route(builders.decision())))
+
+    assert facts(saved.order) == facts(await read(store, order))
+    assert [event.sequence for event in await store.events([(order.order_id, 0)], 10)] == [1, 2, 3]
+    with pytest.raises(StaleOrder):
+        await store.save(started)
+
+
+async def test_a_copy_in_another_server_goes_on_from_the_last_position(
+    store: Store, dsn: str
+) -> None:
+    log = EventLog(store)
+    order = await stored(store, Status.PENDING)
+    before = await log.extent()
+    # As a dump leaves it: positions of another server's transactions, and its name.
+    await execute(store, "UPDATE order_events SET position = 10 ^ 12")
+    await execute(store, "UPDATE event_log SET home = 'another server'")
+
+    async with open_store(dsn) as copy:
+        assert (await EventLog(copy).extent()).home == before.home
+        await copy.save(order.start_routing())
+        complete, entries = await EventLog(copy).entries(10**12, 10)
+
+    assert [entry.sequence for entry in entries] == [1, 2]
+    assert 10**12 == entries[0].position < entries[1].position < complete
 
 
 async def test_what_is_due_is_claimed_by_one_and_backs_off(store: Store, dsn: str) -> None:

@@ -246,7 +246,29 @@ async def test_a_hint_whose_handling_failed_comes_again_and_the_others_go_on(
         await consumer_is(bus, lambda info: info.num_pending == 0 and info.num_ack_pending == 1)
 
 
-@pytest.mark.parametrize("junk", [b"", b"x", b"not sixteen bytes", bytes(17)])
+async def test_a_hint_about_several_orders_is_used_up_once_all_of_them_are_dealt_with(
+    bus: Bus,
+) -> None:
+    hands = Hands(holding=True)
+    good, bad, slow = uuid4(), uuid4(), uuid4()
+
+    async def handle(order_id: UUID) -> None:
+        if order_id == bad:
+            raise StoreUnavailable("away")
+        await hands(order_id)
+
+    await bus.ensure()
+    await bus.publish(Queue.ROUTE.hints([good, slow]) + Queue.ROUTE.hints([good, bad]))
+    async with at_work(bus, handle, slots=20):
+        await hands.have(lambda h: sorted(h.taken) == sorted([good, slow, good]))
+        await hands.let_go(good)
+        await consumer_is(bus, lambda info: info.num_ack_pending == 2)
+        await hands.let_go()
+        # The one that failed comes again; the other one is done.
+        await consumer_is(bus, lambda info: (info.num_pending, info.num_ack_pending) == (0, 1))
+
+
+@pytest.mark.parametrize("junk", [b"", b"x", b"not sixteen bytes", bytes(17), bytes(16 * 9)])
 async def test_what_is_no_hint_is_thrown_away_and_the_others_go_on(bus: Bus, junk: bytes) -> None:
     await bus.ensure()
     assert bus.client is not None

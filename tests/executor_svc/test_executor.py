@@ -14,7 +14,7 @@ from solders.keypair import Keypair
 from solders.system_program import TransferParams, transfer
 
 from engine.bus import Bus
-from engine.chain import Blockhash, TransactionReading
+from engine.chain import Blockhash, Commitment, TransactionReading
 from engine.errors import Refused, StaleOrder
 from engine.lifecycle import EventType, Status
 from engine.order import Order, Resolution
@@ -292,6 +292,25 @@ async def test_what_is_final_at_first_sight_is_settled_with_the_commit_that_conf
     assert (await desk.types(order))[-2:] == [EventType.SWAP_CONFIRMED, EventType.SWAP_FINALIZED]
     confirmed, finalized = await desk.store.events([(order.order_id, 5)], 10)
     assert confirmed.time == finalized.time
+
+
+async def test_what_a_lagging_node_told_of_the_amounts_is_not_final(desk: Desk) -> None:
+    order = await desk.submitted()
+    desk.chain.advance(4)
+    transactions = desk.chain.transactions
+
+    async def behind(signatures: Sequence[str]) -> list[TransactionReading | None]:
+        return [
+            record and replace(record, commitment=Commitment.CONFIRMED)
+            for record in await transactions(signatures)
+        ]
+
+    desk.chain.transactions = behind  # type: ignore[method-assign]
+    order = await desk.settled(order)
+    assert (order.status, order.settled) == (Status.CONFIRMED, False)
+
+    desk.chain.transactions = transactions  # type: ignore[method-assign]
+    assert (await desk.settled(order)).settled
 
 
 async def test_an_absent_transaction_proves_nothing_to_those_who_read_only_what_landed(

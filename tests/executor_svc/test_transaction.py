@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from solders.compute_budget import set_compute_unit_price
 from solders.hash import Hash
-from solders.instruction import AccountMeta, Instruction
+from solders.instruction import AccountMeta, CompiledInstruction, Instruction
 from solders.keypair import Keypair
 from solders.message import MessageV0, to_bytes_versioned
 from solders.pubkey import Pubkey
@@ -125,6 +125,32 @@ def test_anything_beside_the_agreed_swap_is_refused(
 
     with pytest.raises(Refused, match="not signed"):
         transaction.compose(agreed, instructions, MEMO, BLOCKHASH)
+
+
+def test_an_account_that_nothing_names_but_anything_may_write_is_refused() -> None:
+    agreed = terms()
+    message = transaction.compose(agreed, programs.swap_instructions(agreed), MEMO, BLOCKHASH)
+    keys = list(message.account_keys)
+    at = len(keys) - message.header.num_readonly_unsigned_accounts
+    keys.insert(at, Keypair.from_seed(bytes([77] * 32)).pubkey())
+
+    def moved(index: int) -> int:
+        return index + (index >= at)
+
+    widened = MessageV0(
+        message.header,
+        keys,
+        message.recent_blockhash,
+        [
+            CompiledInstruction(
+                moved(i.program_id_index), i.data, bytes(moved(a) for a in i.accounts)
+            )
+            for i in message.instructions
+        ],
+        [],
+    )
+    with pytest.raises(Refused, match="may write accounts that were not agreed"):
+        transaction.check(widened, agreed, MEMO)
 
 
 @pytest.mark.parametrize(

@@ -158,11 +158,24 @@ async def test_a_stream_without_end_is_read_no_faster_than_it_is_answered(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acceptance, "MAX_UNANSWERED", 5)
+    accept, running, most = acceptance.Acceptance.accept, 0, 0
+
+    async def counted(*arguments: Any) -> pb.SubmitOrderResponse:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            return await accept(*arguments)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(acceptance.Acceptance, "accept", counted)
 
     results = await _submit(
         gateway, *[_batch(*[swap(f"{m}-{n}") for n in range(20)]) for m in "ab"]
     )
     assert sorted(results) == [*range(40)]
+    assert most == 5
 
 
 async def test_a_stopping_gateway_answers_what_it_has_read_and_sends_the_client_elsewhere(
