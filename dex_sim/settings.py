@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from dex_sim.chance import Range
-from engine.runtime import Address, Addresses, ServiceSettings
+from engine.runtime import Address, Addresses, ServingSettings
 
 
 def _range(value: object) -> object:
@@ -24,7 +24,7 @@ def _range(value: object) -> object:
 WholeRange = Annotated[Range, NoDecode, BeforeValidator(_range)]
 
 
-class Settings(ServiceSettings):
+class Settings(ServingSettings):
     """The simulator's settings."""
 
     data_directory: Path = Field(description="a directory that may be created; the chain's memory")

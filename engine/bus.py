@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -44,6 +47,9 @@ ACK_WAIT_SECONDS: Final = 30.0
 _EXISTS_OTHERWISE: Final = 10058
 _NO_CLUSTER: Final = 10074
 _TOO_FEW_SERVERS: Final = 10005
+
+# The server's certificate is not trusted; it says why.
+_DISTRUST: Final = ssl.SSLCertVerificationError
 
 # What nats-py raises when a server, a stream or an answer is missing.
 ABSENT: Final = (nats.errors.Error, TimeoutError, OSError)
@@ -185,13 +191,23 @@ async def _replicate(stream: JetStreamContext) -> None:
 
 
 @asynccontextmanager
-async def open_bus(url: str, name: str) -> AsyncIterator[Bus]:
+async def open_bus(
+    url: str, name: str, *, ca_file: Path | None = None, creds_file: Path | None = None
+) -> AsyncIterator[Bus]:
     """A bus that connects in the background, so that a service starts without NATS too.
 
-    Raises StartupError when `url` is no address at all.
+    Both files are read again with every connection. Raises StartupError when `url` is no address
+    at all, or a file cannot be read.
     """
     bus = Bus()
-    connecting = asyncio.create_task(_connect(bus, _servers(url), name))
+    options: dict[str, Any] = {}
+    if ca_file is not None:
+        options["tls"] = _Trust(ca_file)
+    if creds_file is not None:
+        if not os.access(creds_file, os.R_OK):
+            raise StartupError(f"NATS_CREDS_FILE: {creds_file} cannot be read")
+        options["user_credentials"] = str(creds_file)
+    connecting = asyncio.create_task(_connect(bus, _servers(url), name, options))
     try:
         yield bus
     finally:
@@ -220,7 +236,31 @@ def _servers(url: str) -> list[str]:
     return servers
 
 
-async def _connect(bus: Bus, servers: list[str], name: str) -> None:
+class _Trust(ssl.SSLContext):
+    """A client's TLS context that trusts, at every connection, what its CA file then holds."""
+
+    _ca_file: Path
+
+    def __new__(cls, ca_file: Path) -> Self:
+        trust = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        trust._ca_file = ca_file
+        try:
+            trust.load_verify_locations(ca_file)
+        except (ssl.SSLError, OSError):
+            raise StartupError(
+                f"NATS_CA_FILE: {ca_file} must hold PEM certificates of CAs"
+            ) from None
+        return trust
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        try:
+            newest = ssl.create_default_context(cafile=self._ca_file)
+        except (ssl.SSLError, OSError):  # being replaced: what was trusted stays so
+            return super().wrap_bio(*arguments, **options)
+        return newest.wrap_bio(*arguments, **options)
+
+
+async def _connect(bus: Bus, servers: list[str], name: str, options: dict[str, Any]) -> None:
     """Connect once; from then on the client keeps itself connected."""
     said = False
     tries = 0
@@ -235,8 +275,14 @@ async def _connect(bus: Bus, servers: list[str], name: str) -> None:
         nonlocal said, tries, delay
         level = logger.debug if said else logger.warning
         said = True
-        level("nats is not answering", error=type(error).__name__)
+        distrust = {"reason": error.verify_message} if isinstance(error, _DISTRUST) else {}
+        level("nats is not answering", error=type(error).__name__, **distrust)
         tries += 1
+        if not client.is_connected and client._transport is not None:
+            # After a TLS handshake that failed, nats-py waits for ever for the end of a connection
+            # that is over.
+            client._transport.close()  # type: ignore[no-untyped-call]
+            client._transport = None
         if client.is_connected or tries % len(client.servers):
             return  # the other servers are tried at once
         await asyncio.sleep(delay * random.uniform(1, 1.5))
@@ -262,6 +308,7 @@ async def _connect(bus: Bus, servers: list[str], name: str) -> None:
             error_cb=failed,
             disconnected_cb=lost,
             reconnected_cb=back,
+            **options,
         )
     except asyncio.CancelledError:
         await client.close()  # a greeting under way would keep its socket open

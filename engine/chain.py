@@ -13,6 +13,7 @@ import grpc
 from engine.batch import Batcher
 from engine.channel import open_channel
 from engine.errors import Refused, Unanswered
+from engine.tls import Files
 from engine.v1 import chain_pb2 as pb
 from engine.v1.chain_pb2_grpc import ChainServiceStub
 
@@ -313,7 +314,7 @@ def _raise_unanswered(error: grpc.aio.AioRpcError) -> NoReturn:
 
 
 @asynccontextmanager
-async def open_chain(address: str) -> AsyncIterator[Chain]:
+async def open_chain(address: str, tls: Files | None = None) -> AsyncIterator[Chain]:
     """A client for the chain; it connects when first asked, and again when needed."""
-    async with open_channel(address) as channel:
+    async with open_channel(address, tls) as channel:
         yield ChainClient(channel)

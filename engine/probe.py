@@ -1,14 +1,27 @@
-"""Asks a service for its health: `python -m engine.probe HOST:PORT` exits 0 when SERVING."""
+"""Asks a service for its health: `python -m engine.probe HOST:PORT` exits 0 when SERVING.
+
+With PEER_CA_FILE, PEER_CERTIFICATE_FILE and PEER_KEY_FILE set, as the services read them, over TLS.
+"""
 
 import sys
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from engine.runtime import PeerSettings
+from engine.tls import Files, channel_credentials, read
 
-def serving(address: str, timeout_seconds: float = 2) -> bool:
-    """Whether the process at `address` answers SERVING in time; never raises."""
-    with grpc.insecure_channel(address) as channel:
+
+def serving(address: str, timeout_seconds: float = 2, tls: Files | None = None) -> bool:
+    """Whether the process at `address` answers SERVING in time.
+
+    Raises StartupError when the TLS files are no use.
+    """
+    with (
+        grpc.secure_channel(address, channel_credentials(read(tls)))
+        if tls
+        else grpc.insecure_channel(address)
+    ) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=timeout_seconds
@@ -19,4 +32,4 @@ def serving(address: str, timeout_seconds: float = 2) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if serving(sys.argv[1]) else 1)
+    sys.exit(0 if serving(sys.argv[1], tls=PeerSettings().peer_tls) else 1)

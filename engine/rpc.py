@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from engine import errors
+from engine.tls import Files, server_credentials
 from engine.v1 import orders_pb2
 
 logger = structlog.get_logger()
@@ -269,6 +270,7 @@ async def serving(
     address: str,
     services: Mapping[str, Callable[[grpc.aio.Server], None]],
     *,
+    tls: Files | None = None,
     parts: Sequence[str] = (),
     grace_seconds: float = 0,
     on_drain: Callable[[], None] = lambda: None,
@@ -282,7 +284,8 @@ async def serving(
     Entered last, so that SERVING means the rest is open. Leaving calls `on_drain`, says
     NOT_SERVING, refuses new calls, gives running ones the grace, then cancels them; with no
     grace, at once.
-    Raises StartupError when the address cannot be bound.
+    With `tls` files, TLS only, and with a CA among them only for clients it vouches for.
+    Raises StartupError when the address cannot be bound or the files are no use.
     """
     edge = _Edge()
     server = grpc.aio.server(
@@ -307,7 +310,11 @@ async def serving(
     names = (*services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     try:
-        port = server.add_insecure_port(address)
+        port = (
+            server.add_secure_port(address, server_credentials(tls))
+            if tls
+            else server.add_insecure_port(address)
+        )
     except RuntimeError:
         raise errors.StartupError(
             f"{address} cannot be bound: it is taken or not ours; choose another address"
@@ -315,7 +322,7 @@ async def serving(
     await server.start()
     started = Server(port, health, tuple(services), parts)
     await started.report(serving=True)
-    logger.info("serving", address=address, port=port)
+    logger.info("serving", address=address, port=port, tls=bool(tls))
     try:
         yield started
     finally:

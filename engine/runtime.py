@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import structlog
@@ -16,10 +17,12 @@ import uvloop
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from engine import log
+from engine import log, native_log
 from engine.errors import StartupError
+from engine.tls import Files
 
 USAGE_ERROR = 2
+CANCEL_AGAIN_SECONDS: Final = 0.2
 
 logger = structlog.get_logger()
 
@@ -35,6 +38,48 @@ class ServiceSettings(BaseSettings):
     niceness: int = Field(
         0, ge=0, le=19, description="how far it steps back for others on the machine, 0 to 19"
     )
+
+
+class ServingSettings(ServiceSettings):
+    """What every process that serves can be told of its listener."""
+
+    tls_certificate_file: Path | None = Field(
+        None, description="a PEM certificate (chain); with it, the server speaks TLS only"
+    )
+    tls_key_file: Path | None = Field(None, description="the certificate's PEM key")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM CAs; with it, every client must show a certificate of theirs"
+    )
+
+    @property
+    def tls(self) -> Files:
+        return Files(self.tls_certificate_file, self.tls_key_file, self.tls_client_ca_file)
+
+
+class PeerSettings(ServiceSettings):
+    """What a process that calls venues or the chain can be told of trust."""
+
+    peer_ca_file: Path | None = Field(
+        None, description="PEM CAs that venues' and the chain's certificates must be from"
+    )
+    peer_certificate_file: Path | None = Field(
+        None, description="a PEM certificate to show to venues and the chain"
+    )
+    peer_key_file: Path | None = Field(None, description="the PEM key of peer_certificate_file")
+
+    @property
+    def peer_tls(self) -> Files:
+        return Files(self.peer_certificate_file, self.peer_key_file, self.peer_ca_file)
+
+
+class NatsSettings(ServiceSettings):
+    """Where the queues are, and how to be let in."""
+
+    nats_url: SecretStr = Field(description="nats://HOST:PORT[,nats://HOST:PORT…], or tls://")
+    nats_ca_file: Path | None = Field(
+        None, description="PEM CAs that the NATS servers' certificates must be from; implies TLS"
+    )
+    nats_creds_file: Path | None = Field(None, description="a NATS credentials file (.creds)")
 
 
 def _address(value: object) -> object:
@@ -88,6 +133,7 @@ def main(
             name = "_".join(str(part) for part in problem["loc"][:1]).upper() or service
             sys.stderr.write(f"{service}: {name}: {_expectation(settings_type, problem)}\n")
         sys.exit(USAGE_ERROR)
+    native_log.collect()
     log.configure(service, settings.log_level)
     if settings.niceness:
         os.nice(settings.niceness)
@@ -129,5 +175,8 @@ async def run_until(stop: asyncio.Event, *loops: Coroutine[Any, Any, None]) -> N
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(loop) for loop in loops]
         await stop.wait()
-        for task in tasks:
-            task.cancel()
+        while not all(task.done() for task in tasks):
+            # More than once: wait_for() loses a cancel that meets its answer.
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=CANCEL_AGAIN_SECONDS)

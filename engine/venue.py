@@ -17,6 +17,7 @@ from engine.batch import Batcher
 from engine.channel import open_channel
 from engine.errors import Overloaded, Refused
 from engine.order import Failure, OrderRequest, VenueQuote
+from engine.tls import Files
 from engine.v1 import venue_pb2 as pb
 from engine.v1.venue_pb2_grpc import VenueServiceStub
 
@@ -245,11 +246,13 @@ def _late(name: str, timeout_seconds: float) -> VenueQuote:
 
 
 @asynccontextmanager
-async def open_venues(addresses: Mapping[str, str]) -> AsyncIterator[dict[str, Venue]]:
+async def open_venues(
+    addresses: Mapping[str, str], tls: Files | None = None
+) -> AsyncIterator[dict[str, Venue]]:
     """Clients for venues by name; they connect when first asked, and again when needed."""
     async with AsyncExitStack() as stack:
         venues: dict[str, Venue] = {}
         for name, address in addresses.items():
-            channel = await stack.enter_async_context(open_channel(address))
+            channel = await stack.enter_async_context(open_channel(address, tls))
             venues[name] = VenueClient(name, channel)
         yield venues

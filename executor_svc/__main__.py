@@ -24,9 +24,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     # Opened from the top, closed from the bottom: work ends before its wires do.
     async with (
         open_store(settings.postgres_dsn.get_secret_value()) as store,
-        open_bus(settings.nats_url.get_secret_value(), "executor") as bus,
-        open_venues(settings.venues) as venues,
-        open_chain(settings.chain_address) as chain,
+        open_bus(
+            settings.nats_url.get_secret_value(),
+            "executor",
+            ca_file=settings.nats_ca_file,
+            creds_file=settings.nats_creds_file,
+        ) as bus,
+        open_venues(settings.venues, settings.peer_tls) as venues,
+        open_chain(settings.chain_address, settings.peer_tls) as chain,
     ):
         relay = Relay(store, bus)
         executor = Executor(store, relay, venues, chain, key)
@@ -34,7 +39,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         settlement = Settlement(store, relay, chain, executor, confirm_at)
         async with (
             working(bus, Queue.EXECUTE, executor.execute, slots=settings.concurrency) as worker,
-            serving(settings.listen_address, {}, parts=[Queue.EXECUTE.subject]) as server,
+            serving(
+                settings.listen_address, {}, tls=settings.tls, parts=[Queue.EXECUTE.subject]
+            ) as server,
         ):
             await runtime.run_until(
                 stop,

@@ -18,13 +18,13 @@ from pydantic import Field, SecretStr
 from engine import runtime
 from engine.chain import open_chain
 from engine.errors import StartupError, StoreUnavailable, Unanswered
-from engine.runtime import Address, ServiceSettings
+from engine.runtime import Address, PeerSettings
 from engine.store import open_store
 from executor_svc import wallet
 from executor_svc.reconciliation import Reconciliation, Report
 
 
-class Settings(ServiceSettings):
+class Settings(PeerSettings):
     postgres_dsn: SecretStr = Field(description="postgresql://USER@HOST/DATABASE")
     chain_address: Address = Field(description="HOST:PORT of the chain")
     wallet_key_file: Path | None = Field(
@@ -56,7 +56,7 @@ async def _reconcile(settings: Settings) -> Report:
     key = wallet.load(settings.wallet_key_file, settings.wallet_key)
     async with (
         open_store(settings.postgres_dsn.get_secret_value()) as store,
-        open_chain(settings.chain_address) as chain,
+        open_chain(settings.chain_address, settings.peer_tls) as chain,
     ):
         return await Reconciliation(store, chain, str(key.pubkey())).run()
 

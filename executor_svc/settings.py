@@ -7,12 +7,18 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from engine.runtime import Address, Addresses, PostgresDsn, ServiceSettings
+from engine.runtime import (
+    Address,
+    Addresses,
+    NatsSettings,
+    PeerSettings,
+    PostgresDsn,
+    ServingSettings,
+)
 
 
-class Settings(ServiceSettings):
+class Settings(NatsSettings, PeerSettings, ServingSettings):
     postgres_dsn: PostgresDsn = Field(description="postgresql://USER@HOST/DATABASE")
-    nats_url: SecretStr = Field(description="nats://HOST:PORT[,nats://HOST:PORT…]")
     venues: Addresses = Field(description="raydium=HOST:PORT,meteora=HOST:PORT")
     chain_address: Address = Field(description="HOST:PORT of the chain")
     wallet_key_file: Path | None = Field(

@@ -36,8 +36,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     # Opened from the top, closed from the bottom: calls end before their wires do.
     async with (
         open_store(settings.postgres_dsn.get_secret_value()) as store,
-        open_bus(settings.nats_url.get_secret_value(), "gateway") as bus,
-        open_venues(settings.venues) as venues,
+        open_bus(
+            settings.nats_url.get_secret_value(),
+            "gateway",
+            ca_file=settings.nats_ca_file,
+            creds_file=settings.nats_creds_file,
+        ) as bus,
+        open_venues(settings.venues, settings.peer_tls) as venues,
     ):
         relay = Relay(store, bus)
         announcements = Announcements(bus)
@@ -66,6 +71,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                     orders_pb2_grpc.add_OrderServiceServicer_to_server(service, server)
                 )
             },
+            tls=settings.tls,
             grace_seconds=settings.drain_seconds,
             on_drain=drain,
             share_port=settings.supervisor_pid is not None,

@@ -1,13 +1,19 @@
 """The gateway's settings, from the environment."""
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from engine.runtime import Address, Addresses, PostgresDsn, ServiceSettings
+from engine.runtime import (
+    Address,
+    Addresses,
+    NatsSettings,
+    PeerSettings,
+    PostgresDsn,
+    ServingSettings,
+)
 
 
-class Settings(ServiceSettings):
+class Settings(NatsSettings, PeerSettings, ServingSettings):
     postgres_dsn: PostgresDsn = Field(description="postgresql://USER@HOST/DATABASE")
-    nats_url: SecretStr = Field(description="nats://HOST:PORT[,nats://HOST:PORT…]")
     venues: Addresses = Field(description="raydium=HOST:PORT,meteora=HOST:PORT")
     listen_address: Address = Field("127.0.0.1:50051", description="HOST:PORT for clients")
     quote_timeout_seconds: float = Field(

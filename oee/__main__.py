@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,6 +12,7 @@ import grpc
 import typer
 
 from engine.errors import StartupError
+from engine.tls import Files
 from engine.token import MAX_AMOUNT
 from oee import faults, orders, quote
 from oee.client import TIMEOUT_SECONDS, connect
@@ -41,10 +43,22 @@ def engine(
     timeout: Annotated[
         float, typer.Option(help="How long a call keeps trying, in seconds.", min=0.1)
     ] = TIMEOUT_SECONDS,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(envvar="OEE_CA_FILE", help="PEM CAs to trust; with it, TLS is spoken."),
+    ] = None,
+    certificate_file: Annotated[
+        Path | None,
+        typer.Option(envvar="OEE_CERTIFICATE_FILE", help="A PEM certificate to show."),
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(envvar="OEE_KEY_FILE", help="That certificate's PEM key.")
+    ] = None,
 ) -> None:
     """Submit swap orders, watch them, and run the engine."""
+    tls = Files(certificate_file, key_file, ca_file)
     # Tests bring a channel of their own as ctx.obj.
-    ctx.obj = Engine(ctx.obj or connect, address, timeout)
+    ctx.obj = Engine(ctx.obj or partial(connect, tls=tls), address, timeout)
 
 
 Directory = Annotated[

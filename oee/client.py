@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from engine.errors import EngineError
+from engine.tls import Files, channel_credentials, read
 from engine.v1 import orders_pb2 as pb
 from engine.v1.orders_pb2_grpc import OrderServiceStub
 
@@ -77,21 +78,24 @@ class CallFailed(EngineError):
         self.details = details
 
 
-def connect(address: str) -> grpc.Channel:
-    """A channel to the gateway at `address`; connects when first used, and again when it broke."""
-    return grpc.insecure_channel(
-        address,
-        options=[
-            # An engine of one's own is not behind a proxy.
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-            ("grpc.initial_reconnect_backoff_ms", 200),
-            ("grpc.min_reconnect_backoff_ms", 200),
-            ("grpc.max_reconnect_backoff_ms", 2000),
-            ("grpc.keepalive_time_ms", 10_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
-        ],
-    )
+def connect(address: str, tls: Files | None = None) -> grpc.Channel:
+    """A channel to the gateway at `address`; connects when first used, and again when it broke.
+
+    Raises StartupError when the TLS files are no use.
+    """
+    options = [
+        # An engine of one's own is not behind a proxy.
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.min_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2000),
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+    ]
+    if not tls:
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, channel_credentials(read(tls)), options=options)
 
 
 def new_client_order_id() -> str:

@@ -20,14 +20,21 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     # Opened from the top, closed from the bottom: work ends before its wires do.
     async with (
         open_store(settings.postgres_dsn.get_secret_value()) as store,
-        open_bus(settings.nats_url.get_secret_value(), "router") as bus,
-        open_venues(settings.venues) as venues,
+        open_bus(
+            settings.nats_url.get_secret_value(),
+            "router",
+            ca_file=settings.nats_ca_file,
+            creds_file=settings.nats_creds_file,
+        ) as bus,
+        open_venues(settings.venues, settings.peer_tls) as venues,
     ):
         relay = Relay(store, bus)
         router = Router(store, relay, venues, quote_timeout_seconds=settings.quote_timeout_seconds)
         async with (
             working(bus, Queue.ROUTE, router.route, slots=settings.concurrency) as worker,
-            serving(settings.listen_address, {}, parts=[Queue.ROUTE.subject]) as server,
+            serving(
+                settings.listen_address, {}, tls=settings.tls, parts=[Queue.ROUTE.subject]
+            ) as server,
         ):
             await runtime.run_until(
                 stop,

@@ -41,19 +41,19 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 # ── settings ──────────────────────────────────────────────────────────────────────────────────
 
 DSN = "POSTGRES_DSN: is not set. Expected: postgresql://USER@HOST/DATABASE."
-NATS = "NATS_URL: is not set. Expected: nats://HOST:PORT[,nats://HOST:PORT…]."
+NATS = "NATS_URL: is not set. Expected: nats://HOST:PORT[,nats://HOST:PORT…], or tls://."
 VENUES = "VENUES: is not set. Expected: raydium=HOST:PORT,meteora=HOST:PORT."
 
 
 @pytest.mark.parametrize(
     ("program", "name", "missing"),
     [
-        ("gateway", "gateway", [DSN, NATS, VENUES]),
-        ("router_svc", "router", [DSN, NATS, VENUES]),
+        ("gateway", "gateway", [NATS, DSN, VENUES]),
+        ("router_svc", "router", [NATS, DSN, VENUES]),
         (
             "executor_svc",
             "executor",
-            [DSN, NATS, VENUES, "CHAIN_ADDRESS: is not set. Expected: HOST:PORT of the chain."],
+            [NATS, DSN, VENUES, "CHAIN_ADDRESS: is not set. Expected: HOST:PORT of the chain."],
         ),
         (
             "dex_sim",

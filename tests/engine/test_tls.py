@@ -1,0 +1,327 @@
+"""TLS between client, gateway, services and NATS: who is let in, who is not, and what is said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
+
+from engine import store, tls
+from engine.bus import open_bus
+from engine.channel import open_channel
+from engine.errors import StartupError
+from engine.native_log import Handshakes
+from engine.rpc import serving
+from engine.store import open_store
+from engine.tls import Files
+from oee.client import Client, connect
+from oee.nats import Nats
+from oee.ports import HOST, free_ports
+from tests.certificates import Authority
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 30
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Authority:
+    """A CA that nobody here trusts."""
+    return Authority(tmp_path, "stranger")
+
+
+async def ask(channel: grpc.aio.Channel) -> grpc.StatusCode:
+    """The code of a health check."""
+    try:
+        await health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(), timeout=PATIENCE_SECONDS
+        )
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+async def asked(port: int, files: Files | None) -> grpc.StatusCode:
+    async with open_channel(f"{HOST}:{port}", files) as channel:
+        return await ask(channel)
+
+
+async def test_a_client_with_a_certificate_is_served_and_others_are_not(
+    ca: Authority, stranger: Authority
+) -> None:
+    server, client = ca.signs("server"), ca.signs("client")
+    foreign = replace(stranger.signs("foreign"), ca_file=ca.ca_file)
+    async with serving(f"{HOST}:0", {}, tls=server) as started:
+        answers = {
+            "with a certificate": await asked(started.port, client),
+            "without one": await asked(started.port, Files(ca_file=ca.ca_file)),
+            "of another CA": await asked(started.port, foreign),
+            "expired": await asked(started.port, ca.signs("old", expired=True)),
+            "plaintext": await asked(started.port, None),
+        }
+
+    assert answers == dict.fromkeys(answers, grpc.StatusCode.UNAVAILABLE) | {
+        "with a certificate": grpc.StatusCode.OK
+    }
+
+
+async def test_a_client_trusts_only_its_ca_and_no_expired_certificate(
+    ca: Authority, stranger: Authority
+) -> None:
+    trusting = Files(ca_file=ca.ca_file)
+    for server, expected in (
+        (ca.signs("server"), grpc.StatusCode.OK),
+        (ca.signs("old", expired=True), grpc.StatusCode.UNAVAILABLE),
+        (stranger.signs("foreign"), grpc.StatusCode.UNAVAILABLE),
+    ):
+        async with serving(f"{HOST}:0", {}, tls=replace(server, ca_file=None)) as started:
+            assert await asked(started.port, trusting) is expected
+
+
+async def test_replaced_certificates_are_used_for_new_connections_and_no_call_is_cut(
+    ca: Authority, stranger: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "CHECK_SECONDS", 0)
+    server, client = ca.signs("server"), ca.signs("client")
+    async with (
+        serving(f"{HOST}:0", {}, tls=server) as started,
+        open_channel(f"{HOST}:{started.port}", client) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        seen = aiter(watch)
+        await anext(seen)
+        # Everything is signed by another CA from now on, under the same names.
+        stranger.signs("server")
+        shutil.copy(stranger.ca_file, ca.ca_file)
+        before = tmp_path / "before"
+        before.mkdir()
+        old = Authority(before).signs("client")
+        assert await asked(started.port, replace(old, ca_file=stranger.ca_file)) is (
+            grpc.StatusCode.UNAVAILABLE
+        )
+        stranger.signs("client")
+        assert await ask(channel) is grpc.StatusCode.OK
+        # What began under the old certificates goes on.
+        await started.report(serving=False)
+        assert (await anext(seen)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        watch.cancel()
+
+
+async def test_half_replaced_files_are_told_of_and_the_old_ones_stay(ca: Authority) -> None:
+    server = replace(ca.signs("server"), ca_file=None)
+    assert server.certificate_file is not None
+    async with serving(f"{HOST}:0", {}, tls=server) as started:
+        server.certificate_file.write_text("half")
+        with capture_logs() as logs:
+            code = await asked(started.port, Files(ca_file=ca.ca_file))
+
+    assert code is grpc.StatusCode.OK
+    [told] = [line for line in logs if line["log_level"] == "warning"]
+    assert told["event"] == "new certificates are no use; the old ones stay"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda files: replace(files, key_file=None), "belong together"),
+        (lambda files: replace(files, key_file=Path("/nowhere/key")), "/nowhere/key cannot be"),
+        (lambda files: replace(files, key_file=files.ca_file), "its own PEM key"),
+        (lambda files: replace(files, ca_file=files.key_file), "PEM certificates of CAs"),
+    ],
+)
+def test_files_that_are_no_use_are_named_and_not_quoted(
+    ca: Authority, spoil: Callable[[Files], Files], message: str
+) -> None:
+    with pytest.raises(StartupError, match=message) as refused:
+        tls.read(spoil(ca.signs("server")))
+    assert "BEGIN" not in str(refused.value)
+
+
+def test_a_reason_that_repeats_is_told_once_in_a_while() -> None:
+    handshakes = Handshakes()
+    message = (
+        "Handshake failed with error SSL_ERROR_SSL: error:100000c0:SSL routines:OPENSSL_internal:"
+        "PEER_DID_NOT_RETURN_A_CERTIFICATE: Invalid certificate verification context"
+    )
+    with capture_logs() as logs:
+        assert [handshakes.tell(message) for _ in range(3)] == [True, True, True]
+        assert not handshakes.tell("a connection ended")
+
+    [told] = logs
+    assert told["why"] == "the client sent no certificate"
+    assert told["reason"] == "PEER_DID_NOT_RETURN_A_CERTIFICATE"
+
+
+# ── the real gateway, as a process ────────────────────────────────────────────────────────────
+
+
+class Process:
+    """A running gateway: its address, and the records it has written."""
+
+    def __init__(self, address: str, process: asyncio.subprocess.Process) -> None:
+        self.address = address
+        self._process = process
+        self._untold: list[dict[str, object]] = []
+
+    async def told(self, event: str) -> dict[str, object]:
+        """The first record of this event that was not asked for yet."""
+        assert self._process.stderr is not None
+        for record in self._untold:
+            if record["event"] == event:
+                self._untold.remove(record)
+                return record
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while line := await self._process.stderr.readline():
+                record = json.loads(line)
+                if record["event"] == event:
+                    return dict(record)
+                self._untold.append(record)
+        raise AssertionError(f"the gateway ended without telling of {event!r}")
+
+
+@asynccontextmanager
+async def gateway(dsn: str, nats_url: str, files: Files, **settings: str) -> AsyncIterator[Process]:
+    [port] = free_ports(1)
+    environment: Mapping[str, str] = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "POSTGRES_DSN": dsn,
+        "NATS_URL": nats_url,
+        "VENUES": f"raydium={HOST}:1",
+        "LISTEN_ADDRESS": f"{HOST}:{port}",
+        "TLS_CERTIFICATE_FILE": str(files.certificate_file),
+        "TLS_KEY_FILE": str(files.key_file),
+        "TLS_CLIENT_CA_FILE": str(files.ca_file),
+        "DRAIN_SECONDS": "0",
+        **settings,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "gateway", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        started = Process(f"{HOST}:{port}", process)
+        await started.told("serving")
+        yield started
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.communicate(), PATIENCE_SECONDS)
+
+
+async def test_the_gateway_serves_oee_over_mtls_and_tells_of_whom_it_refused(
+    dsn: str, ca: Authority, stranger: Authority
+) -> None:
+    server, client = ca.signs("server"), ca.signs("client")
+    async with gateway(dsn, f"nats://{HOST}:1", server) as started:
+
+        def tokens() -> int:
+            with connect(started.address, client) as channel:
+                return len(list(Client(channel).tokens()))
+
+        assert await asyncio.to_thread(tokens) > 1
+        async with open_channel(started.address, Files(ca_file=ca.ca_file)) as channel:
+            assert await ask(channel) is grpc.StatusCode.UNAVAILABLE
+        assert (await started.told("tls connection refused"))["why"] == (
+            "the client sent no certificate"
+        )
+        expired = ca.signs("expired", expired=True)
+        async with open_channel(started.address, expired) as channel:
+            assert await ask(channel) is grpc.StatusCode.UNAVAILABLE
+        assert (await started.told("tls connection refused"))["reason"] == (
+            "CERTIFICATE_VERIFY_FAILED: certificate has expired"
+        )
+        foreign = replace(stranger.signs("foreign"), ca_file=ca.ca_file)
+        async with open_channel(started.address, foreign) as channel:
+            assert await ask(channel) is grpc.StatusCode.UNAVAILABLE
+        refused = await started.told("tls connection refused")
+        assert str(refused["reason"]).startswith("CERTIFICATE_VERIFY_FAILED: unable to get")
+
+
+# ── NATS ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def secured(ca: Authority, tmp_path: Path) -> AsyncIterator[Nats]:
+    """A nats-server that speaks TLS only and asks for a password."""
+    files = ca.signs("nats")
+    options = ["--tls", "--tlscert", str(files.certificate_file), "--tlskey", str(files.key_file)]
+    server = Nats(tmp_path / "nats", options=[*options, "--user", "engine", "--pass", "swordfish"])
+    await asyncio.to_thread(server.start)
+    yield server
+    await asyncio.to_thread(server.stop)
+
+
+async def test_the_gateway_reaches_nats_over_tls_with_user_and_password(
+    dsn: str, ca: Authority, secured: Nats
+) -> None:
+    url = secured.url.replace("nats://", "nats://engine:swordfish@")
+    async with gateway(dsn, url, ca.signs("server"), NATS_CA_FILE=str(ca.ca_file)) as started:
+        assert await started.told("nats connected")
+
+
+async def test_a_nats_that_is_not_trusted_is_told_of_until_its_ca_is_trusted(
+    ca: Authority, stranger: Authority, secured: Nats
+) -> None:
+    url = secured.url.replace("nats://", "nats://engine:swordfish@")
+    trusted = Path(shutil.copy(stranger.ca_file, stranger.ca_file.with_name("trusted.pem")))
+    connected = asyncio.Event()
+    with capture_logs() as logs:
+        async with open_bus(url, "test", ca_file=trusted) as bus:
+            bus.on_connect(connected.set)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not any(line.get("reason") for line in logs):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert not connected.is_set()
+            shutil.copy(ca.ca_file, trusted)
+            await asyncio.wait_for(connected.wait(), PATIENCE_SECONDS)
+
+    [told] = [line for line in logs if line["log_level"] == "warning"]
+    assert told["error"] == "SSLCertVerificationError"
+    assert told["reason"] == "unable to get local issuer certificate"
+    assert "swordfish" not in str(logs)
+
+
+async def test_nats_files_that_are_no_use_are_named(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(StartupError, match=r"NATS_CA_FILE: .*nowhere"):
+        async with open_bus(f"nats://{HOST}:1", "test", ca_file=nowhere):
+            pass
+    with pytest.raises(StartupError, match=r"NATS_CREDS_FILE: .*nowhere"):
+        async with open_bus(f"nats://{HOST}:1", "test", creds_file=nowhere):
+            pass
+
+
+async def test_a_database_without_tls_hears_nothing_when_the_dsn_requires_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read(8))
+        writer.write(b"N")
+        heard.append(await reader.read())
+        writer.close()
+
+    monkeypatch.setattr(store, "OPEN_SECONDS", 0)
+    async with await asyncio.start_server(answer, HOST, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(StartupError, match=r"no migrated database answered"):
+            async with open_store(f"postgresql://engine:swordfish@{HOST}:{port}/x?sslmode=require"):
+                pass
+
+    ssl_request = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
+    assert heard[:2] == [ssl_request, b""]
