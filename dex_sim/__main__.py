@@ -67,7 +67,12 @@ async def open_simulator(settings: Settings) -> AsyncIterator[Simulator]:
             )
             add = partial(add_VenueServiceServicer_to_server, service)
             server = await opened.enter_async_context(
-                serving(address, {"engine.v1.VenueService": add}, tls=settings.tls)
+                serving(
+                    address,
+                    {"engine.v1.VenueService": add},
+                    tls=settings.tls,
+                    limits=settings.limits,
+                )
             )
             venue_addresses[venue] = _bound(address, server.port)
         services = {
@@ -81,7 +86,9 @@ async def open_simulator(settings: Settings) -> AsyncIterator[Simulator]:
                 add_SimControlServiceServicer_to_server, ControlService(chain)
             )
         server = await opened.enter_async_context(
-            serving(settings.chain_listen_address, services, tls=settings.tls)
+            serving(
+                settings.chain_listen_address, services, tls=settings.tls, limits=settings.limits
+            )
         )
         opened.callback(chain.close_feeds)
         yield Simulator(_bound(settings.chain_listen_address, server.port), venue_addresses, clock)

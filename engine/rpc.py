@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from engine import errors
+from engine.limits import Limits
 from engine.tls import Files, server_credentials
 from engine.v1 import orders_pb2
 
@@ -28,12 +29,9 @@ logger = structlog.get_logger()
 ERROR_DOMAIN: Final = "engine"
 INTERNAL_REASON: Final = "INTERNAL"
 INTERNAL_MESSAGE: Final = "internal error; it is in the server's log"
-MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
-# What one connection may have under way; its further calls wait in the client.
-MAX_STREAMS: Final = 4096
 # What may wait to be taken up, of all connections. At gRPC's default, 1,000, calls that come in a
 # burst are cancelled by lot.
-MAX_WAITING_CALLS: Final = 4 * MAX_STREAMS
+MAX_WAITING_CALLS: Final = 4 * Limits().max_concurrent_streams
 # A connection that has not begun to speak HTTP/2 by then is closed.
 HANDSHAKE_SECONDS: Final = 10.0
 # A stopping grpc.aio server cancels calls that have arrived and not begun. So for a while before
@@ -271,6 +269,7 @@ async def serving(
     services: Mapping[str, Callable[[grpc.aio.Server], None]],
     *,
     tls: Files | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - immutable
     parts: Sequence[str] = (),
     grace_seconds: float = 0,
     on_drain: Callable[[], None] = lambda: None,
@@ -292,12 +291,10 @@ async def serving(
         interceptors=[edge],
         options=[
             ("grpc.so_reuseport", int(share_port)),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            *limits.options(),
             ("grpc.server.max_pending_requests", MAX_WAITING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING_CALLS),
             ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
-            ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),

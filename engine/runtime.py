@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine import log, native_log
 from engine.errors import StartupError
+from engine.limits import Limits
 from engine.tls import Files
 
 USAGE_ERROR = 2
@@ -50,6 +51,43 @@ class ServingSettings(ServiceSettings):
     tls_client_ca_file: Path | None = Field(
         None, description="PEM CAs; with it, every client must show a certificate of theirs"
     )
+
+    max_message_bytes: int = Field(
+        Limits().max_message_bytes, ge=65_536, description="largest request, at least 65536"
+    )
+    max_concurrent_streams: int = Field(
+        Limits().max_concurrent_streams,
+        ge=1,
+        description="calls one connection may have under way; more wait in the client",
+    )
+    max_connection_age_seconds: float = Field(
+        Limits().max_connection_age_seconds,
+        gt=0,
+        le=86_400,
+        description="age from which a connection takes no new calls, at most 86400",
+    )
+    max_connection_age_grace_seconds: float = Field(
+        Limits().max_connection_age_grace_seconds,
+        gt=0,
+        le=86_400,
+        description="how long calls of a connection that old may go on, at most 86400",
+    )
+    keepalive_seconds: float = Field(
+        Limits().keepalive_seconds,
+        ge=1,
+        le=7_200,
+        description="silence after which a connection is asked whether it lives, 1 to 7200",
+    )
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            self.max_message_bytes,
+            self.max_concurrent_streams,
+            self.max_connection_age_seconds,
+            self.max_connection_age_grace_seconds,
+            self.keepalive_seconds,
+        )
 
     @property
     def tls(self) -> Files:

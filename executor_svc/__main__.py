@@ -40,7 +40,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         async with (
             working(bus, Queue.EXECUTE, executor.execute, slots=settings.concurrency) as worker,
             serving(
-                settings.listen_address, {}, tls=settings.tls, parts=[Queue.EXECUTE.subject]
+                settings.listen_address,
+                {},
+                tls=settings.tls,
+                limits=settings.limits,
+                parts=[Queue.EXECUTE.subject],
             ) as server,
         ):
             await runtime.run_until(

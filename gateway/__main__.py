@@ -72,6 +72,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                 )
             },
             tls=settings.tls,
+            limits=settings.limits,
             grace_seconds=settings.drain_seconds,
             on_drain=drain,
             share_port=settings.supervisor_pid is not None,

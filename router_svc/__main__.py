@@ -33,7 +33,11 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         async with (
             working(bus, Queue.ROUTE, router.route, slots=settings.concurrency) as worker,
             serving(
-                settings.listen_address, {}, tls=settings.tls, parts=[Queue.ROUTE.subject]
+                settings.listen_address,
+                {},
+                tls=settings.tls,
+                limits=settings.limits,
+                parts=[Queue.ROUTE.subject],
             ) as server,
         ):
             await runtime.run_until(

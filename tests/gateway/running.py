@@ -66,6 +66,7 @@ async def running(
     max_watches: int = 10_000,
     max_waiting_orders: int = 2_000,
     drain_seconds: float = 1,
+    **limits: Any,
 ) -> AsyncIterator[Gateway]:
     """The gateway as its process runs it, serving; stopped as SIGTERM would on the way out.
 
@@ -83,6 +84,7 @@ async def running(
         max_watches=max_watches,
         max_waiting_orders=max_waiting_orders,
         drain_seconds=drain_seconds,
+        **limits,
     )
     stop = asyncio.Event()
     service = asyncio.create_task(run(settings, stop))

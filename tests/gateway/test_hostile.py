@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from engine import rpc
 from engine.bus import Bus
 from engine.lifecycle import Status
+from engine.limits import Limits
 from engine.order import Order
 from engine.relay import Relay
 from engine.store import Store
@@ -296,7 +297,7 @@ async def test_the_largest_message_taken_holds_nobody_up(
     gateway: Gateway, channel: grpc.aio.Channel, method: str
 ) -> None:
     sent = CROWDED[method].SerializeToString()
-    assert len(sent) < rpc.MAX_MESSAGE_BYTES
+    assert len(sent) < Limits().max_message_bytes
     async with asyncio.timeout(MOMENT_SECONDS):
         assert await _told(channel, method, sent) in IN_WORDS
 
