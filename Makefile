@@ -1,6 +1,6 @@
 # The only doors. Each sets up what it needs, once; Python >= 3.11 with venv is all it asks for.
 
-.PHONY: help demo up test test-clients check chaos soak bench protos lock clean
+.PHONY: help demo up test test-clients check chaos soak bench protos docs release-api lock clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -66,6 +66,7 @@ check: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	cd protos && ../$(BIN)/buf lint
+	cd protos && ../$(BIN)/buf breaking --against released.binpb
 
 LOAD = $(if $(DURATION),--duration $(DURATION)) $(if $(RATE),--rate $(RATE))
 
@@ -86,6 +87,13 @@ bench: $(DEV)
 
 protos: $(DEV)
 	$(BIN)/python protos/generate.py
+
+docs: $(DEV)
+	$(BIN)/python -m protos.document
+
+# What was released must go on working: every later proto is held against this image.
+release-api: $(DEV)
+	cd protos && ../$(BIN)/buf build --exclude-source-info -o released.binpb
 
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock" --quiet $(UPGRADE)

@@ -47,7 +47,7 @@ class Answer:
     retry_seconds: float | None = None
 
 
-# The one place where an error gets its code; README's table has the same rows.
+# The one place where an error gets its code; README's table is written from it.
 ANSWERS: Final[Mapping[type[errors.RequestError], Answer]] = {
     errors.InvalidRequest: Answer(grpc.StatusCode.INVALID_ARGUMENT),
     errors.ClientOrderIdReused: Answer(grpc.StatusCode.ALREADY_EXISTS),
@@ -131,6 +131,16 @@ def to_refused(error: errors.RequestError) -> orders_pb2.Refused:
     return refused
 
 
+def _internal() -> status_pb2.Status:
+    status = status_pb2.Status(code=code_pb2.INTERNAL, message=INTERNAL_MESSAGE)
+    info = error_details_pb2.ErrorInfo(reason=INTERNAL_REASON, domain=ERROR_DOMAIN)
+    status.details.add().Pack(info)
+    return status
+
+
+_INTERNAL: Final = _internal()
+
+
 def to_internal(error: Exception) -> orders_pb2.Refused:
     """What is told of an error that is the engine's own; logs it."""
     logger.error("an order could not be dealt with", exc_info=error)
@@ -207,7 +217,11 @@ def _read(deserialize: Callable[[bytes], Any], sent: bytes) -> Any:
         return deserialize(sent)
     except DecodeError:
         raise errors.InvalidRequest(
-            [errors.Violation("request", "its bytes are not the message that this method takes")]
+            [
+                errors.Violation(
+                    "request", "its bytes are not the message that this method takes: see the proto"
+                )
+            ]
         ) from None
 
 
@@ -228,7 +242,8 @@ async def _abort(context: Any, method: str, error: Exception) -> None:
             status.code, status.details, (*status.trailing_metadata, *_pushback(error))
         )
     logger.error("call failed", method=method, exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_MESSAGE)
+    internal = rpc_status.to_status(_INTERNAL)
+    await context.abort(internal.code, internal.details, internal.trailing_metadata)
 
 
 def _pushback(error: errors.RequestError) -> tuple[tuple[str, str], ...]:

@@ -198,7 +198,12 @@ class Submissions:
 def _require_future(wanted: OrderRequest) -> None:
     if wanted.expire_time is not None and wanted.expire_time <= datetime.now(UTC):
         raise InvalidRequest(
-            [Violation("expire_time", f"{wanted.expire_time:%Y-%m-%dT%H:%M:%SZ} has passed")]
+            [
+                Violation(
+                    "expire_time",
+                    f"{wanted.expire_time:%Y-%m-%dT%H:%M:%SZ} has passed: give a later time",
+                )
+            ]
         )
 
 

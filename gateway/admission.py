@@ -29,7 +29,8 @@ class Admission:
         """Raise Overloaded when the engine has enough to do."""
         if self._waiting + self._since >= self._limit:
             raise Overloaded(
-                f"{self._limit} orders are waiting to be executed; this one was not accepted"
+                f"{self._limit} orders are waiting to be executed; "
+                "this one was not accepted: try again later"
             )
 
     def count(self) -> None:

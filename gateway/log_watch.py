@@ -117,7 +117,9 @@ class LogTail:
     async def read(self, selection: Selection) -> AsyncIterator[Reader]:
         """Take part from now on; raises Overloaded, and StoreUnavailable."""
         if len(self._readers) >= MAX_READERS:
-            raise Overloaded(f"this gateway already serves {MAX_READERS} such watches")
+            raise Overloaded(
+                f"this gateway already serves {MAX_READERS} such watches; try again later"
+            )
         async with self._opening:
             if not self._readers:
                 await self._begin()

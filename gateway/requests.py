@@ -58,7 +58,10 @@ class Fields:
         distinct = dict.fromkeys(numbers)
         unknown = [number for number in distinct if number not in wire.STATUS_OF]
         if unknown:
-            self.wrong("statuses", f"{unknown[0]} is not a status an order can have")
+            self.wrong(
+                "statuses",
+                f"{unknown[0]} is not a status an order can have: name those of OrderStatus",
+            )
             return ()
         return tuple(wire.STATUS_OF[number] for number in distinct)
 
@@ -191,7 +194,9 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
     statuses = fields.statuses(message.statuses)
     token = fields.token("token", message.token, tokens) if message.token else None
     if not message.venue.isprintable():  # PostgreSQL has no text with a zero byte
-        fields.wrong("venue", f"{_shown(message.venue)} is not a venue's name")
+        fields.wrong(
+            "venue", f"{_shown(message.venue)} is not a venue's name: choose a configured one"
+        )
     times = {
         name: _moment(fields, name, getattr(message, name)) if message.HasField(name) else None
         for name in ("create_time_from", "create_time_before")

@@ -78,7 +78,8 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             after = request.after_sequence if resuming else order.sequence
             if after > order.sequence:
                 raise FutureSequence(
-                    f"after_sequence {after} does not exist yet: the order is at {order.sequence}",
+                    f"after_sequence {after} does not exist yet: resume after "
+                    f"{order.sequence} at most",
                     latest_sequence=str(order.sequence),
                 )
             if not resuming:
@@ -239,7 +240,9 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             name = {"client_order_id": asked.client_order_id}
         if order is None or order.account != ACCOUNT:
             [(field, value)] = name.items()
-            raise OrderNotFound(f"there is no order with {field} {value}", **name)
+            raise OrderNotFound(
+                f"there is no order with {field} {value}: ListOrders has those there are", **name
+            )
         return order
 
     def _order(self, order: Order) -> pb.Order:

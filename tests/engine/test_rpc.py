@@ -276,6 +276,7 @@ async def test_a_fault_of_ours_tells_nothing_of_the_inside(
 
     assert answer.code() is grpc.StatusCode.INTERNAL
     assert answer.details() == "internal error; it is in the server's log"
+    assert unpacked(answer) == [info("INTERNAL")]
     told_otherwise = f"{answer.trailing_metadata()}{answer.debug_error_string()}"
     assert "hunter2" not in told_otherwise
     assert type(error).__name__ not in told_otherwise

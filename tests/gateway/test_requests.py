@@ -306,10 +306,18 @@ async def test_a_page_size_out_of_range_is_refused_with_the_rest(
 @pytest.mark.parametrize(
     ("fields", "field", "description"),
     [
-        ({"statuses": [0]}, "statuses", "0 is not a status an order can have"),
-        ({"statuses": [1, 9]}, "statuses", "9 is not a status an order can have"),
+        (
+            {"statuses": [0]},
+            "statuses",
+            "0 is not a status an order can have: name those of OrderStatus",
+        ),
+        (
+            {"statuses": [1, 9]},
+            "statuses",
+            "9 is not a status an order can have: name those of OrderStatus",
+        ),
         ({"token": "DOGE"}, "token", f"'DOGE' is not a known token: {TOKENS}"),
-        ({"venue": "\x00"}, "venue", "'\\x00' is not a venue's name"),
+        ({"venue": "\x00"}, "venue", "'\\x00' is not a venue's name: choose a configured one"),
         ({"create_time_from": YEAR_10000}, "create_time_from", YEARS),
         ({"create_time_before": YEAR_10000}, "create_time_before", YEARS),
     ],

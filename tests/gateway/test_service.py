@@ -213,7 +213,7 @@ async def test_a_new_order_whose_expire_time_has_passed_is_refused(
     request = swap(key, expire_time=_timestamp(PAST))
 
     assert violations(await refusal(gateway.client.SubmitOrder(request))) == [
-        ("expire_time", "2020-01-01T00:00:00Z has passed")
+        ("expire_time", "2020-01-01T00:00:00Z has passed: give a later time")
     ]
     assert await stored(gateway) == []
 

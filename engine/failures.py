@@ -1,0 +1,24 @@
+"""Why an order that was accepted failed: every word that OrderError.reason may be, and its meaning.
+
+Beside these, a venue's refusal and the chain's error keep the names they have on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+FAILURES: Final[Mapping[str, str]] = {
+    "NO_ROUTE": "no allowed venue can do this swap",
+    "INSUFFICIENT_LIQUIDITY": "no venue's pool can fill this amount",
+    "VENUE_UNAVAILABLE": "no venue answered with a quote, or the chosen one could not be reached",
+    "VENUE_TIMEOUT": "a venue did not answer in time",
+    "VENUE_UNKNOWN": "a venue that the order names is not configured",
+    "VENUE_ANSWER_INVALID": "a venue's answer was not one to what it was asked",
+    "RATE_LIMITED": "a venue takes no more calls now",
+    "PRICE_FLOOR_NOT_MET": "the best quote was below the pinned floor",
+    "CHAIN_UNAVAILABLE": "the chain did not answer before anything was signed",
+    "INSTRUCTIONS_REFUSED": "the venue's transaction would do more than was agreed; not signed",
+    "NOT_LANDED": "the transaction had not landed when its blockhash expired, proven",
+    "UNSPECIFIED": "the venue or the chain gave a reason that this version does not know",
+}
