@@ -215,17 +215,19 @@ GET_MANY_BY_CLIENT_ORDER_ID: Final = (
     + """JOIN unnest($1::text[], $2::text[]) AS k (account, client_order_id)
          ON o.account = k.account AND o.client_order_id = k.client_order_id"""
 )
-LIST: Final = (
+_LIST: Final = (
     _READ
     + """WHERE o.account = $1
-   AND ($2::uuid IS NULL OR o.order_id < $2)
+   AND ($2::uuid IS NULL OR o.order_id {beyond} $2)
    AND ($3::text[] IS NULL OR o.status = ANY($3))
    AND ($4::text IS NULL OR o.token_in = $4 OR o.token_out = $4)
    AND ($5::text IS NULL OR o.venue = $5)
    AND ($6::timestamptz IS NULL OR o.create_time >= $6)
    AND ($7::timestamptz IS NULL OR o.create_time < $7)
- ORDER BY o.order_id DESC LIMIT $8"""
+ ORDER BY o.order_id {direction} LIMIT $8"""
 )
+NEWEST_FIRST: Final = _LIST.format(beyond="<", direction="DESC")
+OLDEST_FIRST: Final = _LIST.format(beyond=">", direction="ASC")
 
 EVENTS: Final = """
 SELECT e.* FROM unnest($1::uuid[], $2::integer[]) AS w (order_id, after)

@@ -161,7 +161,8 @@ class Store:
         self,
         account: str,
         *,
-        before: UUID | None = None,
+        after: UUID | None = None,
+        oldest_first: bool = False,
         statuses: Sequence[Status] = (),
         token: str | None = None,
         venue: str | None = None,
@@ -169,11 +170,11 @@ class Store:
         create_time_before: datetime | None = None,
         limit: int,
     ) -> list[Order]:
-        """The account's orders, newest first, after the one with id `before`."""
+        """The account's orders in the order of their ids, after the one with id `after`."""
         found = await self._fetch(
-            statements.LIST,
+            statements.OLDEST_FIRST if oldest_first else statements.NEWEST_FIRST,
             account,
-            before,
+            after,
             [status.value for status in statuses] or None,
             token,
             venue,

@@ -22,6 +22,8 @@ DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 1000
 # Clients take 8 KiB of trailers for granted; a refusal carries each value three times.
 SHOWN_CHARACTERS: Final = 40
+# What a page token of ListOrders begins with when the oldest come first.
+OLDEST_FIRST: Final = "oldest:"
 HEARTBEAT_SECONDS: Final = 15.0
 MIN_HEARTBEAT_SECONDS: Final = 1.0
 MAX_HEARTBEAT_SECONDS: Final = 60.0
@@ -168,12 +170,18 @@ def page_token(last: object) -> str:
     return base64.urlsafe_b64encode(str(last).encode()).decode()
 
 
+def orders_token(last: UUID, *, oldest_first: bool) -> str:
+    """A token for the page after `last`, good for this order alone."""
+    return page_token(f"{OLDEST_FIRST if oldest_first else ''}{last}")
+
+
 @dataclass(frozen=True, slots=True)
 class OrdersFilter:
     """What ListOrders selects."""
 
     page: Page
-    before: UUID | None
+    after: UUID | None
+    oldest_first: bool
     statuses: tuple[Status, ...]
     token: str | None
     venue: str | None
@@ -185,10 +193,17 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
     """What to list; raises InvalidRequest."""
     fields = Fields()
     asked = _page(fields, message)
-    before = None
+    if message.order_by not in pb.OrderBy.values():
+        fields.wrong("order_by", f"{message.order_by} is not known: name one of OrderBy")
+    oldest_first = message.order_by == pb.ORDER_BY_OLDEST_FIRST
+    after = None
     if asked.token is not None:
+        last = asked.token.removeprefix(OLDEST_FIRST)
         try:
-            before = wire.order_id(asked.token)
+            after = wire.order_id(last)
+            # A token of the other order would begin somewhere in the middle.
+            if asked.token != f"{OLDEST_FIRST if oldest_first else ''}{last}":
+                raise ValueError
         except ValueError:
             fields.wrong("page_token", _page_token_violation(message.page_token))
     statuses = fields.statuses(message.statuses)
@@ -204,7 +219,8 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
     fields.check()
     return OrdersFilter(
         asked,
-        before,
+        after,
+        oldest_first,
         statuses,
         None if token is None else token.mint,
         message.venue or None,

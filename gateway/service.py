@@ -17,6 +17,7 @@ from engine.v1 import orders_pb2 as pb
 from engine.v1 import orders_pb2_grpc
 from gateway import requests, selection
 from gateway.acceptance import Acceptance
+from gateway.explanation import explain
 from gateway.log_watch import LogTail, Reader
 from gateway.requests import OrderId
 from gateway.routes import Routes
@@ -26,6 +27,8 @@ from gateway.watch import WatchHub
 ACCOUNT: Final = "default"
 # A cancel that loses a race reads again; an order has only so many steps.
 CANCEL_TRIES: Final = 20
+# Far more than the tries and forks of one order make.
+MAX_EXPLAINED_EVENTS: Final = 1000
 # In the initial metadata of WatchOrders: where it begins.
 RESUME_TOKEN: Final = "resume-token"
 
@@ -130,13 +133,23 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     async def GetOrder(self, request: pb.GetOrderRequest, context: Any) -> pb.GetOrderResponse:
         return pb.GetOrderResponse(order=self._order(await self._find(requests.order_id(request))))
 
+    async def ExplainOrder(
+        self, request: pb.ExplainOrderRequest, context: Any
+    ) -> pb.ExplainOrderResponse:
+        asked = requests.order_id(request)
+        order = await self._find(asked)
+        events = await self._store.events([(order.order_id, 0)], MAX_EXPLAINED_EVENTS)
+        told = [event for event in events if event.sequence <= order.sequence]
+        return explain(order, told, self._store.tokens)
+
     async def ListOrders(
         self, request: pb.ListOrdersRequest, context: Any
     ) -> pb.ListOrdersResponse:
         asked = requests.orders_filter(request, self._store.tokens)
         orders = await self._store.list_orders(
             ACCOUNT,
-            before=asked.before,
+            after=asked.after,
+            oldest_first=asked.oldest_first,
             statuses=asked.statuses,
             token=asked.token,
             venue=asked.venue,
@@ -148,7 +161,9 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         return pb.ListOrdersResponse(
             orders=[self._order(order) for order in shown],
             next_page_token=(
-                requests.page_token(shown[-1].order_id) if len(orders) > len(shown) else ""
+                requests.orders_token(shown[-1].order_id, oldest_first=asked.oldest_first)
+                if len(orders) > len(shown)
+                else ""
             ),
         )
 

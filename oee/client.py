@@ -49,6 +49,7 @@ RESUMABLE: Final = frozenset(
 ByOrder = TypeVar(
     "ByOrder",
     pb.GetOrderRequest,
+    pb.ExplainOrderRequest,
     pb.WatchOrderRequest,
     pb.ListOrderEventsRequest,
     pb.CancelOrderRequest,
@@ -147,8 +148,12 @@ class Client:
         """One order as it is now."""
         return self._ask(self._stub.GetOrder, naming(pb.GetOrderRequest(), name)).order
 
+    def explain(self, name: str) -> pb.ExplainOrderResponse:
+        """Why an order stands where it stands."""
+        return self._ask(self._stub.ExplainOrder, naming(pb.ExplainOrderRequest(), name))
+
     def orders(self, request: pb.ListOrdersRequest, limit: int) -> Iterator[pb.Order]:
-        """The newest orders that fit the filter, at most `limit`."""
+        """The first orders that fit the filter, in the order asked for, at most `limit`."""
         request.page_size = min(limit, PAGE_SIZE)
         pages = self._pages(self._stub.ListOrders, request)
         return islice((order for page in pages for order in page.orders), limit)

@@ -182,10 +182,14 @@ def orders(
     token: Annotated[str, typer.Option(help="Only orders that pay or receive this.")] = "",
     venue: Annotated[str, typer.Option(help="Only orders routed to this venue.")] = "",
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="At most this many.")] = 50,
+    oldest_first: Annotated[
+        bool, typer.Option("--oldest-first", help="The earliest accepted first.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List orders, newest first."""
-    request = pb.ListOrdersRequest(token=token, venue=venue)
+    order_by = pb.ORDER_BY_OLDEST_FIRST if oldest_first else pb.ORDER_BY_NEWEST_FIRST
+    request = pb.ListOrdersRequest(token=token, venue=venue, order_by=order_by)
     request.statuses.extend(pb.OrderStatus.ValueType(number) for number in status or [])
     listed = list(ctx.obj.client().orders(request, limit))
     if json:
@@ -207,6 +211,16 @@ def order(ctx: typer.Context, name: Name, json: Json = False) -> None:
         )
     else:
         paint(show.order(found), "", *(show.event(event) for event in events))
+
+
+@commands.command(epilog=EXIT_CODES)
+def explain(ctx: typer.Context, name: Name, json: Json = False) -> None:
+    """Say what happened to an order and why: quotes, attempts, evidence, times."""
+    response = ctx.obj.client().explain(name)
+    if json:
+        typer.echo(show.to_json(response))
+    else:
+        paint(response.summary, *show.explanation(response))
 
 
 @commands.command(epilog=EXIT_CODES)

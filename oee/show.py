@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
@@ -134,6 +134,25 @@ def route(route: pb.RouteDecision) -> Table:
             _error(quote.refusal) if quote.HasField("refusal") else "",
         )
     return table
+
+
+def explanation(explained: pb.ExplainOrderResponse) -> Iterator[Table | str]:
+    """What stands behind the summary: every decision, every attempt, how long it stood where."""
+    for decided in explained.routes:
+        yield f"\n{_time(decided.decide_time)}  {decided.decision.why}"
+        yield route(decided.decision)
+    for tried in explained.attempts:
+        attempt = tried.attempt
+        signed = _time(tried.sign_time) if tried.HasField("sign_time") else ""
+        yield f"\n{signed}  attempt {attempt.number} at {attempt.venue}, {attempt.tx_hash}"
+        yield tried.outcome
+    yield ""
+    table = _table("status", "since", "seconds")
+    for stage in explained.stages:
+        seconds = Decimal(stage.duration.ToMilliseconds()) / 1000
+        lasted = str(seconds) if stage.HasField("duration") else ""
+        table.add_row(status(stage.status), _time(stage.start_time), lasted)
+    yield table
 
 
 def tokens(listed: Iterable[pb.Token]) -> Table:

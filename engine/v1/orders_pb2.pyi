@@ -231,6 +231,30 @@ CANCEL_OUTCOME_TOO_LATE: CancelOutcome.ValueType  # 3
 """The order had already ended."""
 Global___CancelOutcome: _TypeAlias = CancelOutcome  # noqa: Y015
 
+class _OrderBy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OrderByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderBy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORDER_BY_UNSPECIFIED: _OrderBy.ValueType  # 0
+    """Not given: newest first."""
+    ORDER_BY_NEWEST_FIRST: _OrderBy.ValueType  # 1
+    """The latest accepted first."""
+    ORDER_BY_OLDEST_FIRST: _OrderBy.ValueType  # 2
+    """The earliest accepted first."""
+
+class OrderBy(_OrderBy, metaclass=_OrderByEnumTypeWrapper):
+    """In which order ListOrders lists."""
+
+ORDER_BY_UNSPECIFIED: OrderBy.ValueType  # 0
+"""Not given: newest first."""
+ORDER_BY_NEWEST_FIRST: OrderBy.ValueType  # 1
+"""The latest accepted first."""
+ORDER_BY_OLDEST_FIRST: OrderBy.ValueType  # 2
+"""The earliest accepted first."""
+Global___OrderBy: _TypeAlias = OrderBy  # noqa: Y015
+
 @_typing.final
 class Order(_message.Message):
     """One swap order."""
@@ -1087,8 +1111,193 @@ class GetOrderResponse(_message.Message):
 Global___GetOrderResponse: _TypeAlias = GetOrderResponse  # noqa: Y015
 
 @_typing.final
+class ExplainOrderRequest(_message.Message):
+    """Which order to explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The server's id."""
+    client_order_id: _builtins.str
+    """The client's key."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        client_order_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client_order_id", b"client_order_id", "id", b"id", "order_id", b"order_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_order_id", b"client_order_id", "id", b"id", "order_id", b"order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_id: _TypeAlias = _typing.Literal["order_id", "client_order_id"]  # noqa: Y015
+    _WhichOneofArgType_id: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_id) -> _WhichOneofReturnType_id | None: ...
+
+Global___ExplainOrderRequest: _TypeAlias = ExplainOrderRequest  # noqa: Y015
+
+@_typing.final
+class ExplainOrderResponse(_message.Message):
+    """Why an order stands where it stands, however it ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    summary: _builtins.str
+    """One plain sentence, for people: "Confirmed on meteora at 151.02 USDC per SOL, 0.4 % better than
+    the floor; raydium offered 0.21 % less."
+    """
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """The order as it is now."""
+
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedRoute]:
+        """Every decision about a route, oldest first."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainedAttempt]:
+        """Every signed transaction, oldest first."""
+
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Stage]:
+        """How long it stood where, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        summary: _builtins.str = ...,
+        order: Global___Order | None = ...,
+        routes: _abc.Iterable[Global___ExplainedRoute] | None = ...,
+        attempts: _abc.Iterable[Global___ExplainedAttempt] | None = ...,
+        stages: _abc.Iterable[Global___Stage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "order", b"order", "routes", b"routes", "stages", b"stages", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainOrderResponse: _TypeAlias = ExplainOrderResponse  # noqa: Y015
+
+@_typing.final
+class ExplainedRoute(_message.Message):
+    """A decision about a route, whether a venue was chosen or none would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    DECIDE_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decision(self) -> Global___RouteDecision:
+        """Every quote and refusal, the winner, and why it won."""
+
+    @_builtins.property
+    def decide_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was put on record."""
+
+    def __init__(
+        self,
+        *,
+        decision: Global___RouteDecision | None = ...,
+        decide_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time", "decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decide_time", b"decide_time", "decision", b"decision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedRoute: _TypeAlias = ExplainedRoute  # noqa: Y015
+
+@_typing.final
+class ExplainedAttempt(_message.Message):
+    """What became of one signed transaction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    SIGN_TIME_FIELD_NUMBER: _builtins.int
+    RESOLVE_TIME_FIELD_NUMBER: _builtins.int
+    outcome: _builtins.str
+    """One plain sentence: how it ended, and what proves it."""
+    @_builtins.property
+    def attempt(self) -> Global___Attempt:
+        """The transaction, with its evidence."""
+
+    @_builtins.property
+    def sign_time(self) -> _timestamp_pb2.Timestamp:
+        """When its signature was put on record; absent when that record was lost and the chain told."""
+
+    @_builtins.property
+    def resolve_time(self) -> _timestamp_pb2.Timestamp:
+        """When its end was put on record; absent while it is live."""
+
+    def __init__(
+        self,
+        *,
+        outcome: _builtins.str = ...,
+        attempt: Global___Attempt | None = ...,
+        sign_time: _timestamp_pb2.Timestamp | None = ...,
+        resolve_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "resolve_time", b"resolve_time", "sign_time", b"sign_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "outcome", b"outcome", "resolve_time", b"resolve_time", "sign_time", b"sign_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainedAttempt: _TypeAlias = ExplainedAttempt  # noqa: Y015
+
+@_typing.final
+class Stage(_message.Message):
+    """A time that an order stood in one status."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    status: Global___OrderStatus.ValueType
+    """The status."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """For how long; absent for the last one."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___OrderStatus.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "start_time", b"start_time", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stage: _TypeAlias = Stage  # noqa: Y015
+
+@_typing.final
 class ListOrdersRequest(_message.Message):
-    """Which orders to list; the filters are combined with "and"."""
+    """Which orders to list; the filters are combined with "and".
+
+    Pages are stable: every order that was there when the first page was read, and that the filters
+    keep, is on exactly one page, whatever is accepted in between. An order accepted in between may
+    be on a later page or on none: WatchOrders tells of all of them.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1099,14 +1308,17 @@ class ListOrdersRequest(_message.Message):
     VENUE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FROM_FIELD_NUMBER: _builtins.int
     CREATE_TIME_BEFORE_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many, 1–1000; default 50."""
     page_token: _builtins.str
-    """next_page_token of the page before."""
+    """next_page_token of the page before; order_by must be the same, and filters should be."""
     token: _builtins.str
     """Only orders that pay or receive this token (symbol or mint)."""
     venue: _builtins.str
     """Only orders routed to this venue."""
+    order_by: Global___OrderBy.ValueType
+    """Newest first unless told otherwise."""
     @_builtins.property
     def statuses(self) -> _containers.RepeatedScalarFieldContainer[Global___OrderStatus.ValueType]:
         """Only these statuses; empty means all."""
@@ -1129,10 +1341,11 @@ class ListOrdersRequest(_message.Message):
         venue: _builtins.str = ...,
         create_time_from: _timestamp_pb2.Timestamp | None = ...,
         create_time_before: _timestamp_pb2.Timestamp | None = ...,
+        order_by: Global___OrderBy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time_before", b"create_time_before", "create_time_from", b"create_time_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_before", b"create_time_before", "create_time_from", b"create_time_from", "page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses", "token", b"token", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_before", b"create_time_before", "create_time_from", b"create_time_from", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "statuses", b"statuses", "token", b"token", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1150,7 +1363,7 @@ class ListOrdersResponse(_message.Message):
     """Pass it on for the next page; empty on the last."""
     @_builtins.property
     def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Order]:
-        """Newest first."""
+        """As order_by says."""
 
     def __init__(
         self,

@@ -50,6 +50,11 @@ class OrderServiceStub:
                 request_serializer=engine_dot_v1_dot_orders__pb2.GetOrderRequest.SerializeToString,
                 response_deserializer=engine_dot_v1_dot_orders__pb2.GetOrderResponse.FromString,
                 _registered_method=True)
+        self.ExplainOrder = channel.unary_unary(
+                '/engine.v1.OrderService/ExplainOrder',
+                request_serializer=engine_dot_v1_dot_orders__pb2.ExplainOrderRequest.SerializeToString,
+                response_deserializer=engine_dot_v1_dot_orders__pb2.ExplainOrderResponse.FromString,
+                _registered_method=True)
         self.ListOrders = channel.unary_unary(
                 '/engine.v1.OrderService/ListOrders',
                 request_serializer=engine_dot_v1_dot_orders__pb2.ListOrdersRequest.SerializeToString,
@@ -114,8 +119,16 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainOrder(self, request, context):
+        """What happened to an order and why: the quotes considered, every attempt with its evidence, the
+        time each step took, and one plain sentence first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListOrders(self, request, context):
-        """Orders, newest first.
+        """Orders, newest or oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +197,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.GetOrder,
                     request_deserializer=engine_dot_v1_dot_orders__pb2.GetOrderRequest.FromString,
                     response_serializer=engine_dot_v1_dot_orders__pb2.GetOrderResponse.SerializeToString,
+            ),
+            'ExplainOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainOrder,
+                    request_deserializer=engine_dot_v1_dot_orders__pb2.ExplainOrderRequest.FromString,
+                    response_serializer=engine_dot_v1_dot_orders__pb2.ExplainOrderResponse.SerializeToString,
             ),
             'ListOrders': grpc.unary_unary_rpc_method_handler(
                     servicer.ListOrders,
@@ -303,6 +321,33 @@ class OrderService:
             '/engine.v1.OrderService/GetOrder',
             engine_dot_v1_dot_orders__pb2.GetOrderRequest.SerializeToString,
             engine_dot_v1_dot_orders__pb2.GetOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/engine.v1.OrderService/ExplainOrder',
+            engine_dot_v1_dot_orders__pb2.ExplainOrderRequest.SerializeToString,
+            engine_dot_v1_dot_orders__pb2.ExplainOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

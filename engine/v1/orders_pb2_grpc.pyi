@@ -45,8 +45,12 @@ class OrderServiceStub:
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]
     """One order as it is now."""
+    ExplainOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ExplainOrderRequest, _orders_pb2.ExplainOrderResponse]
+    """What happened to an order and why: the quotes considered, every attempt with its evidence, the
+    time each step took, and one plain sentence first.
+    """
     ListOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]
-    """Orders, newest first."""
+    """Orders, newest or oldest first."""
     ListOrderEvents: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListOrderEventsRequest, _orders_pb2.ListOrderEventsResponse]
     """The events that WatchOrder replays, as pages, oldest first."""
     ListTokens: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListTokensRequest, _orders_pb2.ListTokensResponse]
@@ -81,8 +85,12 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]  # type: ignore[assignment]
     """One order as it is now."""
+    ExplainOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.ExplainOrderRequest, _orders_pb2.ExplainOrderResponse]  # type: ignore[assignment]
+    """What happened to an order and why: the quotes considered, every attempt with its evidence, the
+    time each step took, and one plain sentence first.
+    """
     ListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]  # type: ignore[assignment]
-    """Orders, newest first."""
+    """Orders, newest or oldest first."""
     ListOrderEvents: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListOrderEventsRequest, _orders_pb2.ListOrderEventsResponse]  # type: ignore[assignment]
     """The events that WatchOrder replays, as pages, oldest first."""
     ListTokens: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListTokensRequest, _orders_pb2.ListTokensResponse]  # type: ignore[assignment]
@@ -134,12 +142,22 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         """One order as it is now."""
 
     @_abc_1.abstractmethod
+    def ExplainOrder(
+        self,
+        request: _orders_pb2.ExplainOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_orders_pb2.ExplainOrderResponse, _abc.Awaitable[_orders_pb2.ExplainOrderResponse]]:
+        """What happened to an order and why: the quotes considered, every attempt with its evidence, the
+        time each step took, and one plain sentence first.
+        """
+
+    @_abc_1.abstractmethod
     def ListOrders(
         self,
         request: _orders_pb2.ListOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ListOrdersResponse, _abc.Awaitable[_orders_pb2.ListOrdersResponse]]:
-        """Orders, newest first."""
+        """Orders, newest or oldest first."""
 
     @_abc_1.abstractmethod
     def ListOrderEvents(

@@ -273,7 +273,7 @@ async def test_lists_filter_and_page_by_id(store: Store) -> None:
     orders = [await stored(store, status) for status in Status]
     newest_first = [order.order_id for order in reversed(orders)]
 
-    page = await store.list_orders("default", before=newest_first[2], limit=3)
+    page = await store.list_orders("default", after=newest_first[2], limit=3)
     assert [order.order_id for order in page] == newest_first[3:6]
     [failed] = await store.list_orders("default", statuses=[Status.FAILED], limit=10)
     assert failed.status is Status.FAILED

@@ -63,6 +63,7 @@ REQUESTS: Final[Mapping[str, Message]] = {
     "SubmitOrder": swap("key-1", token_in="NONE", slippage_bps=50, venues=["raydium"]),
     "WatchOrder": pb.WatchOrderRequest(order_id=KNOWN_TO_NOBODY, after_sequence=1),
     "GetOrder": pb.GetOrderRequest(client_order_id="key-1"),
+    "ExplainOrder": pb.ExplainOrderRequest(client_order_id="key-1"),
     "ListOrders": pb.ListOrdersRequest(
         page_size=10,
         statuses=[pb.ORDER_STATUS_PENDING],

@@ -286,6 +286,11 @@ def test_a_list_goes_through_the_pages_and_stops_at_its_limit() -> None:
             {"GetOrder": pb.GetOrderResponse(), "ListOrderEvents": pb.ListOrderEventsResponse()},
             {"order", "events"},
         ),
+        (
+            ["explain", ORDER_ID],
+            {"ExplainOrder": pb.ExplainOrderResponse(summary="Confirmed.")},
+            {"summary", "routes", "attempts", "stages"},
+        ),
         (["orders"], {"ListOrders": pb.ListOrdersResponse()}, {"orders"}),
         (["tokens"], {"ListTokens": pb.ListTokensResponse()}, {"tokens"}),
         (
@@ -359,3 +364,17 @@ def test_an_engine_that_is_not_there_exits_3_and_is_named(
     assert f"no answer from {silent_address}" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.exit_code == 3
+
+
+def test_an_explanation_begins_with_its_sentence_and_shows_what_is_behind_it() -> None:
+    told = pb.ExplainOrderResponse(summary="Confirmed on meteora.")
+    quotes = [pb.VenueQuote(venue="meteora", amount_out="151"), pb.VenueQuote(venue="raydium")]
+    told.routes.add(decision=pb.RouteDecision(quotes=quotes, venue="meteora", why="it pays most"))
+    told.attempts.add(outcome="Swapped in slot 7.", attempt=pb.Attempt(number=1, venue="meteora"))
+    told.stages.add(status=pb.ORDER_STATUS_PENDING).duration.FromMilliseconds(1500)
+    result = Engine().answers("ExplainOrder", told).serve("explain", "key-1")
+
+    first, *rest = result.stdout.splitlines()
+    assert first == "Confirmed on meteora."
+    shown = "\n".join(rest)
+    assert all(word in shown for word in ("it pays most", "151", "Swapped in slot 7.", "1.5"))

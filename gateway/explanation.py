@@ -1,0 +1,213 @@
+"""Why an order stands where it stands, told from the order and its events alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Context
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from engine import order as domain
+from engine import token, wire
+from engine.lifecycle import EventType, Status
+from engine.order import Order, OrderEvent, Resolution, RouteDecision
+from engine.token import Token, Tokens
+from engine.v1 import orders_pb2 as pb
+
+# As many digits of a price as people read.
+PRICE_DIGITS: Final = Context(prec=6)
+_HUNDREDTHS: Final = Token("", "", 2)
+
+
+def explain(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> pb.ExplainOrderResponse:
+    """The whole explanation; `events` are all those up to the order's sequence, oldest first."""
+    token_in = tokens.by_mint(order.request.token_in)
+    token_out = tokens.by_mint(order.request.token_out)
+    response = pb.ExplainOrderResponse(
+        summary=summary(order, events, tokens), order=wire.order(order, tokens)
+    )
+    for event in events:
+        if event.detail.route is not None:
+            decision = wire.route(event.detail.route, order.request.amount_in, token_in, token_out)
+            response.routes.add(decision=decision, decide_time=wire.timestamp(event.time))
+    for attempt in order.attempts:
+        told = [event for event in events if _concerns(event, attempt)]
+        response.attempts.add(
+            outcome=outcome(attempt),
+            attempt=wire.attempt(attempt, token_out),
+            sign_time=_time(told, signed=True),
+            resolve_time=_time(told, signed=False),
+        )
+    _add_stages(response, events)
+    return response
+
+
+def summary(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> str:
+    """One plain sentence: where the order stands and why."""
+    match order.status:
+        case Status.PENDING:
+            said = "Accepted and durable; waiting for a router"
+        case Status.ROUTING:
+            said = _routing(order)
+        case Status.BUILDING:
+            assert order.route is not None
+            said = f"The swap is built and checked for {order.route.venue}; nothing is signed"
+        case Status.SUBMITTED:
+            said = _submitted(order, events, tokens)
+        case Status.CONFIRMED:
+            said = _confirmed(order, events, tokens)
+        case Status.FAILED:
+            said = f"Failed{_after_tries(order)}, and nothing was swapped: {_why(order)}"
+        case Status.CANCELLED:
+            said = f"Cancelled by its owner, and nothing was swapped: {_nothing_landed(order)}"
+        case Status.EXPIRED:
+            expire_time = order.request.expire_time
+            moment = f" at {expire_time:%Y-%m-%dT%H:%M:%SZ}" if expire_time else ""
+            said = f"Expired{moment}, and nothing was swapped: {_nothing_landed(order)}"
+    return f"{said}."
+
+
+def outcome(attempt: domain.Attempt) -> str:
+    """One plain sentence: how an attempt ended, and what proves it."""
+    evidence = attempt.evidence
+    if attempt.resolution is None or evidence is None:
+        return f"Live: it may land up to block height {attempt.last_valid_block_height}."
+    witness = f"{evidence.node} at slot {evidence.status_context_slot}"
+    match attempt.resolution:
+        case Resolution.LANDED:
+            return f"Swapped in slot {evidence.slot}, finalized as {witness} says."
+        case Resolution.LANDED_WITH_ERROR:
+            return (
+                f"Failed on chain in slot {evidence.slot} ({evidence.error}), finalized as "
+                f"{witness} says: nothing was swapped."
+            )
+        case Resolution.EXPIRED_UNLANDED:
+            return (
+                f"Never landed: block height {evidence.finalized_block_height} was finalized at "
+                f"slot {evidence.height_context_slot}, it was valid up to "
+                f"{attempt.last_valid_block_height}, and {witness}, asked after that, has no "
+                "record of it."
+            )
+
+
+def _routing(order: Order) -> str:
+    if order.route is not None:
+        return f"{order.route.venue} was chosen; waiting for an executor, nothing is signed"
+    if order.failure is not None:
+        retries = f"retry {order.retries} of {len(domain.RETRY_DELAYS)}"
+        return f"Waiting for {retries}, since the last try failed: {_why(order)}"
+    return "Venues are asked for quotes; nothing is signed"
+
+
+def _submitted(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> str:
+    live = order.live_attempt
+    assert live is not None
+    out = tokens.by_mint(order.request.token_out)
+    floor = f"{out.format(live.min_amount_out)} {out.symbol}"
+    said = (
+        f"Attempt {live.number} is signed for {live.venue} and may still land, for at least "
+        f"{floor}, up to block height {live.last_valid_block_height}"
+    )
+    moves = [event.type for event in events if event.type is not EventType.CANCEL_REQUESTED]
+    if moves and moves[-1] is EventType.SWAP_REORGED:
+        said += "; a fork took back a swap that was confirmed"
+    if order.cancel_requested:
+        said += "; a cancel waits for its end, and no other attempt follows"
+    return said
+
+
+def _confirmed(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> str:
+    fill = order.fill
+    assert fill is not None
+    request = order.request
+    token_in, token_out = tokens.by_mint(request.token_in), tokens.by_mint(request.token_out)
+    price = token.price(fill.amount_in, token_in, fill.amount_out, token_out)
+    attempt = next(a for a in order.attempts if a.signature == fill.signature)
+    readable = format(PRICE_DIGITS.create_decimal(price), "f")
+    said = f"Confirmed on {attempt.venue} at {readable} {token_out.symbol} per {token_in.symbol}"
+    if order.min_amount_out is not None:
+        better = _percent(fill.amount_out - order.min_amount_out, order.min_amount_out)
+        said += f", {better} better than the floor"
+    decision = _decision_before(attempt, events)
+    if decision is not None:
+        said += f"; {_others(decision)}"
+    if not order.settled:
+        said += "; not finalized yet"
+    return said
+
+
+def _decision_before(attempt: domain.Attempt, events: Sequence[OrderEvent]) -> RouteDecision | None:
+    """The decision that led to an attempt; None when the record of it was lost."""
+    last = None
+    for event in events:
+        if event.type is EventType.ROUTE_CHOSEN:
+            last = event.detail.route
+        if event.type is EventType.ATTEMPT_SIGNED and _concerns(event, attempt):
+            return last
+    return None
+
+
+def _others(decision: RouteDecision) -> str:
+    best = decision.chosen
+    others = [quote for quote in decision.quotes if quote.venue != decision.venue]
+    offers = [quote for quote in others if quote.refusal is None]
+    if not others:
+        return "no other venue was asked"
+    if best is None or not offers:
+        names = " and ".join(quote.venue for quote in others)
+        return f"{names} offered nothing"
+    second = max(offers, key=lambda quote: quote.amount_out)
+    if second.amount_out == best.amount_out:
+        return f"{second.venue} offered the same"
+    less = _percent(best.amount_out - second.amount_out, best.amount_out)
+    return f"{second.venue} offered {less} less"
+
+
+def _percent(part: int, whole: int) -> str:
+    """Rounded down to hundredths, integers throughout."""
+    return f"{_HUNDREDTHS.format(part * 10_000 // whole)} %"
+
+
+def _after_tries(order: Order) -> str:
+    match order.retries:
+        case 0:
+            return ""
+        case 1:
+            return " after 1 retry"
+        case tries:
+            return f" after {tries} retries"
+
+
+def _why(order: Order) -> str:
+    return order.failure.message.rstrip(".") if order.failure else "the reason is not on record"
+
+
+def _nothing_landed(order: Order) -> str:
+    if not order.attempts:
+        return "nothing had been signed"
+    last = order.attempts[-1]
+    failed = last.resolution is Resolution.LANDED_WITH_ERROR
+    end = "to have failed on chain" if failed else "never to have landed"
+    return f"attempt {last.number} is proven {end}"
+
+
+def _concerns(event: OrderEvent, attempt: domain.Attempt) -> bool:
+    return event.detail.attempt is not None and event.detail.attempt.number == attempt.number
+
+
+def _time(events: Sequence[OrderEvent], *, signed: bool) -> Timestamp | None:
+    wanted = (e for e in events if (e.type is EventType.ATTEMPT_SIGNED) is signed)
+    found = next(wanted, None)
+    return wire.timestamp(found.time) if found else None
+
+
+def _add_stages(response: pb.ExplainOrderResponse, events: Sequence[OrderEvent]) -> None:
+    since = None
+    for event in events:
+        if event.status is event.previous_status or event.time is None:
+            continue
+        if since is not None:
+            response.stages[-1].duration.FromTimedelta(event.time - since)
+        since = event.time
+        response.stages.add(status=wire.STATUS[event.status], start_time=wire.timestamp(since))
