@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 import grpc
 
 from engine.batch import Batcher
+from engine.certificates import Files
 from engine.channel import open_channel
 from engine.errors import Refused, Unanswered
-from engine.tls import Files
 from engine.v1 import chain_pb2 as pb
 from engine.v1.chain_pb2_grpc import ChainServiceStub
 

@@ -6,7 +6,8 @@ from typing import Final
 
 import grpc
 
-from engine.tls import Files, ReloadingChannel
+from engine.certificates import Files
+from engine.tls import ReloadingChannel
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 

@@ -8,8 +8,9 @@ import sys
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from engine.certificates import Files, read
 from engine.runtime import PeerSettings
-from engine.tls import Files, channel_credentials, read
+from engine.tls import channel_credentials
 
 
 def serving(address: str, timeout_seconds: float = 2, tls: Files | None = None) -> bool:

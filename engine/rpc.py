@@ -20,8 +20,9 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from engine import errors
+from engine.certificates import Files
 from engine.limits import Limits
-from engine.tls import Files, server_credentials
+from engine.tls import server_credentials
 from engine.v1 import orders_pb2
 
 logger = structlog.get_logger()

@@ -18,12 +18,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine import log, native_log
+from engine.certificates import Files
 from engine.errors import StartupError
 from engine.limits import Limits
-from engine.tls import Files
 
 USAGE_ERROR = 2
-CANCEL_AGAIN_SECONDS: Final = 0.2
 
 logger = structlog.get_logger()
 
@@ -213,8 +212,5 @@ async def run_until(stop: asyncio.Event, *loops: Coroutine[Any, Any, None]) -> N
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(loop) for loop in loops]
         await stop.wait()
-        while not all(task.done() for task in tasks):
-            # More than once: wait_for() loses a cancel that meets its answer.
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=CANCEL_AGAIN_SECONDS)
+        for task in tasks:
+            task.cancel()

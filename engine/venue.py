@@ -14,10 +14,10 @@ from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 
 from engine.batch import Batcher
+from engine.certificates import Files
 from engine.channel import open_channel
 from engine.errors import Overloaded, Refused
 from engine.order import Failure, OrderRequest, VenueQuote
-from engine.tls import Files
 from engine.v1 import venue_pb2 as pb
 from engine.v1.venue_pb2_grpc import VenueServiceStub
 

@@ -11,8 +11,8 @@ from typing import Annotated, Final
 import grpc
 import typer
 
+from engine.certificates import Files
 from engine.errors import StartupError
-from engine.tls import Files
 from engine.token import MAX_AMOUNT
 from oee import faults, orders, quote
 from oee.client import TIMEOUT_SECONDS, connect

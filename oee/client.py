@@ -15,8 +15,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from engine.certificates import Files, read
 from engine.errors import EngineError
-from engine.tls import Files, channel_credentials, read
+from engine.tls import channel_credentials
 from engine.v1 import orders_pb2 as pb
 from engine.v1.orders_pb2_grpc import OrderServiceStub
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from engine.tls import Files
+from engine.certificates import Files
 
 DAY: Final = timedelta(days=1)
 

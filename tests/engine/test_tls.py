@@ -19,12 +19,12 @@ from structlog.testing import capture_logs
 
 from engine import store, tls
 from engine.bus import open_bus
+from engine.certificates import Files, read
 from engine.channel import open_channel
 from engine.errors import StartupError
 from engine.native_log import Handshakes
 from engine.rpc import serving
 from engine.store import open_store
-from engine.tls import Files
 from oee.client import Client, connect
 from oee.nats import Nats
 from oee.ports import HOST, free_ports
@@ -148,7 +148,7 @@ def test_files_that_are_no_use_are_named_and_not_quoted(
     ca: Authority, spoil: Callable[[Files], Files], message: str
 ) -> None:
     with pytest.raises(StartupError, match=message) as refused:
-        tls.read(spoil(ca.signs("server")))
+        read(spoil(ca.signs("server")))
     assert "BEGIN" not in str(refused.value)
 
 
