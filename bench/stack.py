@@ -34,7 +34,12 @@ SIMULATOR: Final[Mapping[str, str]] = {
     "FINALIZED_AFTER_SLOTS": "0",
     "NODE_LAG_SLOTS": "0",
 }
-SERVICES: Final[Mapping[str, str]] = {"LOG_LEVEL": "WARNING", "CONCURRENCY": "256"}
+SERVICES: Final[Mapping[str, str]] = {
+    "LOG_LEVEL": "WARNING",
+    "CONCURRENCY": "256",
+    "ORDERS_PER_MINUTE": "0",
+    "MAX_STREAMS": "0",
+}
 
 STATUSES: Final = """
 SELECT status, count(*) FROM orders

@@ -5,7 +5,14 @@ EngineError
 │   ├── InvalidRequest              FIELD_INVALID
 │   ├── ClientOrderIdReused         CLIENT_ORDER_ID_REUSED
 │   ├── OrderNotFound               ORDER_NOT_FOUND
+│   ├── Unauthenticated             UNAUTHENTICATED
+│   ├── RoleRequired                ROLE_REQUIRED
+│   ├── KeyNotFound                 KEY_NOT_FOUND
 │   ├── NoRoute                     NO_ROUTE
+│   ├── RiskLimit                   RISK_LIMIT
+│   ├── TradingHalted               TRADING_HALTED
+│   ├── RateLimited                 RATE_LIMITED
+│   ├── QuotaExceeded               QUOTA_EXCEEDED
 │   ├── FutureSequence              FUTURE_SEQUENCE
 │   ├── ResumeTokenTooOld           RESUME_TOKEN_TOO_OLD
 │   ├── SlowConsumer                SLOW_CONSUMER
@@ -42,6 +49,8 @@ class RequestError(EngineError):
     """An answer to a client. `metadata` repeats the dynamic parts for programs."""
 
     reason: ClassVar[str]
+    # When to come back, where that is known better than by the kind of error.
+    retry_seconds: float | None = None
 
     def __init__(self, message: str, /, **metadata: str) -> None:
         super().__init__(message)
@@ -72,10 +81,69 @@ class OrderNotFound(RequestError):
     reason = "ORDER_NOT_FOUND"
 
 
+class Unauthenticated(RequestError):
+    """The call came without a key that is good."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class RoleRequired(RequestError):
+    """The key's role does not allow this method."""
+
+    reason = "ROLE_REQUIRED"
+
+
+class KeyNotFound(RequestError):
+    """There is no such API key."""
+
+    reason = "KEY_NOT_FOUND"
+
+
 class NoRoute(RequestError):
     """No venue can do this swap."""
 
     reason = "NO_ROUTE"
+
+
+class RiskLimit(RequestError):
+    """The order goes beyond what its account may risk; carries every field that does."""
+
+    reason = "RISK_LIMIT"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        first = violations[0]
+        super().__init__(
+            f"{first.field}: {first.description}", field=", ".join(v.field for v in violations)
+        )
+        self.violations = tuple(violations)
+
+
+class TradingHalted(RequestError):
+    """Operators have stopped the acceptance of orders; says why."""
+
+    reason = "TRADING_HALTED"
+
+    def __init__(self, state: str, why: str) -> None:
+        super().__init__(f"no new orders are accepted now: {why}", state=state.upper(), why=why)
+
+
+class RateLimited(RequestError):
+    """The account placed as many orders as it may for now; accepts again after so long."""
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, message: str, account: str, retry_seconds: float) -> None:
+        super().__init__(message, account=account)
+        self.retry_seconds = retry_seconds
+
+
+class QuotaExceeded(RequestError):
+    """The account has as much going on at once as it may."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, message: str, account: str) -> None:
+        super().__init__(message, account=account)
 
 
 class FutureSequence(RequestError):

@@ -17,6 +17,7 @@ FAILURES: Final[Mapping[str, str]] = {
     "VENUE_ANSWER_INVALID": "a venue's answer was not one to what it was asked",
     "RATE_LIMITED": "a venue takes no more calls now",
     "PRICE_FLOOR_NOT_MET": "the best quote was below the pinned floor",
+    "RISK_LIMIT": "the best route moves its pool's price further than the account may",
     "CHAIN_UNAVAILABLE": "the chain did not answer before anything was signed",
     "INSTRUCTIONS_REFUSED": "the venue's transaction would do more than was agreed; not signed",
     "NOT_LANDED": "the transaction had not landed when its blockhash expired, proven",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from engine.order import Failure, OrderRequest, RouteDecision, VenueQuote
+
+PPM_A_BPS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +21,16 @@ class NoOffer:
 
 
 def choose(
-    request: OrderRequest, pinned_floor: int | None, quotes: Sequence[VenueQuote]
+    request: OrderRequest,
+    pinned_floor: int | None,
+    quotes: Sequence[VenueQuote],
+    max_price_impact_bps: int | None = None,
 ) -> RouteDecision | NoOffer:
     """The quote with the most net amount out that keeps the floor, or why there is none.
 
-    Ties go to the lower price impact, then to the venue first in the alphabet. The floor is
-    `pinned_floor` once there is one; before that the request's, from the winning quote.
+    A quote whose price impact is above the limit is none. Ties go to the lower price impact, then
+    to the venue first in the alphabet. The floor is `pinned_floor` once there is one; before that
+    the request's, from the winning quote.
     """
     asked = tuple(sorted(quotes, key=lambda quote: quote.venue))
     offers = sorted(
@@ -32,6 +39,10 @@ def choose(
     )
     if not offers:
         return _no_offer(asked)
+    if max_price_impact_bps is not None:
+        offers = [q for q in offers if q.price_impact_ppm <= max_price_impact_bps * PPM_A_BPS]
+        if not offers:
+            return _too_much_impact(asked, max_price_impact_bps)
     best = offers[0]
     floor = request.floor(best.amount_out) if pinned_floor is None else pinned_floor
     if best.amount_out < floor:
@@ -61,6 +72,19 @@ def _why(best: VenueQuote, others: Sequence[VenueQuote]) -> str:
     # In hundredths of a basis point, integers throughout.
     lead = (best.amount_out - second.amount_out) * 1_000_000 // best.amount_out
     return f"{second.venue} offered {lead // 100}.{lead % 100:02d} bps less than {best.venue}"
+
+
+def _too_much_impact(asked: Sequence[VenueQuote], limit_bps: int) -> NoOffer:
+    impacts = ", ".join(
+        f"{quote.venue} {quote.price_impact_ppm // PPM_A_BPS}.{quote.price_impact_ppm % 100:02d}"
+        for quote in asked
+        if quote.refusal is None
+    )
+    message = (
+        f"every quote's price impact is above the account's limit of {limit_bps} bps: {impacts}"
+    )
+    decision = RouteDecision(tuple(asked), message)
+    return NoOffer(decision, Failure("RISK_LIMIT", message), permanent=False)
 
 
 def _no_offer(asked: Sequence[VenueQuote]) -> NoOffer:

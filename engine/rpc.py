@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 import structlog
@@ -53,7 +53,14 @@ ANSWERS: Final[Mapping[type[errors.RequestError], Answer]] = {
     errors.InvalidRequest: Answer(grpc.StatusCode.INVALID_ARGUMENT),
     errors.ClientOrderIdReused: Answer(grpc.StatusCode.ALREADY_EXISTS),
     errors.OrderNotFound: Answer(grpc.StatusCode.NOT_FOUND),
+    errors.Unauthenticated: Answer(grpc.StatusCode.UNAUTHENTICATED),
+    errors.RoleRequired: Answer(grpc.StatusCode.PERMISSION_DENIED),
+    errors.KeyNotFound: Answer(grpc.StatusCode.NOT_FOUND),
     errors.NoRoute: Answer(grpc.StatusCode.FAILED_PRECONDITION),
+    errors.RiskLimit: Answer(grpc.StatusCode.FAILED_PRECONDITION),
+    errors.TradingHalted: Answer(grpc.StatusCode.FAILED_PRECONDITION),
+    errors.RateLimited: Answer(grpc.StatusCode.RESOURCE_EXHAUSTED),
+    errors.QuotaExceeded: Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_seconds=1),
     errors.FutureSequence: Answer(grpc.StatusCode.OUT_OF_RANGE),
     errors.ResumeTokenTooOld: Answer(grpc.StatusCode.OUT_OF_RANGE),
     errors.SlowConsumer: Answer(grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -92,19 +99,25 @@ def to_status(error: errors.RequestError) -> status_pb2.Status:
             )
         )
     if isinstance(error, errors.NoRoute):
+        details.append(_unmet(error.reason, error.metadata))
+    if isinstance(error, errors.RiskLimit):
+        details.append(_unmet(error.reason, {v.field: v.description for v in error.violations}))
+    if isinstance(error, errors.TradingHalted):
+        details.append(_unmet(error.reason, {"trading": str(error)}))
+    if isinstance(error, errors.RateLimited | errors.QuotaExceeded):
         details.append(
-            error_details_pb2.PreconditionFailure(
+            error_details_pb2.QuotaFailure(
                 violations=[
-                    error_details_pb2.PreconditionFailure.Violation(
-                        type=error.reason, subject=venue, description=why
+                    error_details_pb2.QuotaFailure.Violation(
+                        subject=f"account:{error.metadata['account']}", description=str(error)
                     )
-                    for venue, why in error.metadata.items()
                 ]
             )
         )
-    if answer.retry_seconds is not None:
+    retry_seconds = _retry_seconds(error)
+    if retry_seconds is not None:
         delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(answer.retry_seconds * 1e9))
+        delay.FromNanoseconds(int(retry_seconds * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     packed = []
     for detail in details:
@@ -124,11 +137,12 @@ def to_refused(error: errors.RequestError) -> orders_pb2.Refused:
         message=str(error),
         metadata=dict(error.metadata),
     )
-    if isinstance(error, errors.InvalidRequest):
+    if isinstance(error, errors.InvalidRequest | errors.RiskLimit):
         for violation in error.violations:
             refused.field_violations.add(field=violation.field, description=violation.description)
-    if answer.retry_seconds is not None:
-        refused.retry_delay.FromMilliseconds(int(answer.retry_seconds * 1000))
+    retry_seconds = _retry_seconds(error)
+    if retry_seconds is not None:
+        refused.retry_delay.FromMilliseconds(int(retry_seconds * 1000))
     return refused
 
 
@@ -142,6 +156,23 @@ def _internal() -> status_pb2.Status:
 _INTERNAL: Final = _internal()
 
 
+def _retry_seconds(error: errors.RequestError) -> float | None:
+    """When to come back; None when that would not help."""
+    known = error.retry_seconds
+    return ANSWERS[type(error)].retry_seconds if known is None else known
+
+
+def _unmet(reason: str, why: Mapping[str, str]) -> error_details_pb2.PreconditionFailure:
+    return error_details_pb2.PreconditionFailure(
+        violations=[
+            error_details_pb2.PreconditionFailure.Violation(
+                type=reason, subject=subject, description=description
+            )
+            for subject, description in why.items()
+        ]
+    )
+
+
 def to_internal(error: Exception) -> orders_pb2.Refused:
     """What is told of an error that is the engine's own; logs it."""
     logger.error("an order could not be dealt with", exc_info=error)
@@ -150,11 +181,66 @@ def to_internal(error: Exception) -> orders_pb2.Refused:
     )
 
 
-class _Edge(grpc.aio.ServerInterceptor):
-    """The RPC edge: engine errors become statuses, anything else is logged and INTERNAL."""
+class Stay:
+    """A stream that was let in, until it is told to leave."""
 
     def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._why: errors.RequestError | None = None
+        self.sending = False
+
+    def end(self, why: errors.RequestError) -> None:
+        """End the stream with this error: at once, or when its reader has taken what is sent."""
+        self._why = self._why or why
+        if self._task is not None and not self.sending:
+            self._task.cancel()
+
+    def check(self) -> None:
+        """Raise what it was told to end with."""
+        if self._why is not None:
+            raise self._why
+
+    @contextmanager
+    def leaving(self) -> Iterator[Stay]:
+        """Turns the end that it was told to make into its error."""
+        try:
+            yield self
+        except asyncio.CancelledError:
+            if self._why is None:
+                raise
+            assert self._task is not None
+            self._task.uncancel()
+            raise self._why from None
+
+
+class Door(Protocol):
+    """Decides who is let in; raises RequestErrors to those who are not."""
+
+    async def enter(self, method: str, context: Any) -> None:
+        """Let a call in that is answered once."""
+
+    def stay(self, method: str, context: Any) -> AbstractAsyncContextManager[Stay]:
+        """Let a stream in, for as long as it lasts or nobody ends it."""
+
+
+class OpenDoor:
+    """Lets everybody in."""
+
+    async def enter(self, method: str, context: Any) -> None:
+        pass
+
+    @asynccontextmanager
+    async def stay(self, method: str, context: Any) -> AsyncIterator[Stay]:
+        yield Stay()
+
+
+class _Edge(grpc.aio.ServerInterceptor):
+    """The RPC edge: callers are let in or not, engine errors become statuses, anything else is
+    logged and INTERNAL."""
+
+    def __init__(self, door: Door) -> None:
         self.draining = False
+        self._door = door
         # The handlers by method, as they are here.
         self._made: dict[str, Any] = {}
 
@@ -179,8 +265,12 @@ class _Edge(grpc.aio.ServerInterceptor):
             async def streaming(sent: Any, context: Any) -> AsyncIterator[Any]:
                 try:
                     self._refuse_if_draining()
-                    async for response in stream(read(sent), context):
-                        yield response
+                    async with self._door.stay(details.method, context) as stay:
+                        async for response in stream(read(sent), context):
+                            stay.sending = True
+                            yield response
+                            stay.sending = False
+                            stay.check()
                 except Exception as error:  # noqa: BLE001 - the RPC edge
                     await _abort(context, details.method, error)
 
@@ -196,6 +286,7 @@ class _Edge(grpc.aio.ServerInterceptor):
         async def answering(sent: Any, context: Any) -> Any:
             try:
                 self._refuse_if_draining()
+                await self._door.enter(details.method, context)
                 return await single(read(sent), context)
             except Exception as error:  # noqa: BLE001 - the RPC edge
                 await _abort(context, details.method, error)
@@ -249,7 +340,7 @@ async def _abort(context: Any, method: str, error: Exception) -> None:
 
 def _pushback(error: errors.RequestError) -> tuple[tuple[str, str], ...]:
     """RetryInfo once more, as gRPC's own retry policy understands it."""
-    seconds = ANSWERS[type(error)].retry_seconds
+    seconds = _retry_seconds(error)
     return () if seconds is None else (("grpc-retry-pushback-ms", f"{seconds * 1000:.0f}"),)
 
 
@@ -279,6 +370,9 @@ class Server:
             await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
+OPEN_DOOR: Final = OpenDoor()
+
+
 @asynccontextmanager
 async def serving(
     address: str,
@@ -287,14 +381,16 @@ async def serving(
     tls: Files | None = None,
     limits: Limits = Limits(),  # noqa: B008 - immutable
     parts: Sequence[str] = (),
+    door: Door = OPEN_DOOR,
     grace_seconds: float = 0,
     on_drain: Callable[[], None] = lambda: None,
     share_port: bool = False,
 ) -> AsyncIterator[Server]:
     """Serve `services` (full name → adder) at `address`, with health and reflection.
 
-    `parts` have a health of their own beside the services. With `share_port` other processes may
-    serve at the same address, if they ask for that too.
+    `parts` have a health of their own beside the services. Health and reflection answer
+    everybody, all else whom the `door` lets in. With `share_port` other
+    processes may serve at the same address, if they ask for that too.
 
     Entered last, so that SERVING means the rest is open. Leaving calls `on_drain`, says
     NOT_SERVING, refuses new calls, gives running ones the grace, then cancels them; with no
@@ -302,7 +398,7 @@ async def serving(
     With `tls` files, TLS only, and with a CA among them only for clients it vouches for.
     Raises StartupError when the address cannot be bound or the files are no use.
     """
-    edge = _Edge()
+    edge = _Edge(door)
     server = grpc.aio.server(
         interceptors=[edge],
         options=[

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from engine.allowance import Allowance
 from engine.lifecycle import FINAL, EventType, Status
 from engine.order import Attempt, Order, OrderEvent, Transition
 from engine.rows import encode, encode_detail
@@ -96,13 +97,17 @@ REQUEST: Final[Mapping[str, Callable[[Order], object]]] = {
     "expire_time": lambda o: o.request.expire_time,
 }
 
+# Read by statements that accept or sign, so that what operators set holds for all of them at once.
+_TRADING: Final = "(SELECT state FROM trading)"
+
 # Rule R7: nothing is signed once expire_time has passed, by the database's clock. And while
 # signing is halted the record may be behind the chain: nothing is signed, and nothing is said to
-# have ended without a swap.
-_GUARD: Final = """
+# have ended without a swap. While trading is halted only signing stops.
+_GUARD: Final = f"""
 AND (NOT m.signs OR o.expire_time IS NULL OR o.expire_time > now())
 AND (NOT m.signs AND m.status NOT IN ('failed', 'cancelled', 'expired')
      OR (SELECT signing_allowed()))
+AND (NOT m.signs OR {_TRADING} <> 'halted')
 """
 
 _POSITION: Final = "(SELECT event_position(pg_current_xact_id()))"
@@ -170,23 +175,103 @@ def _values(columns: Mapping[str, Callable[[Any], object]], items: Iterable[Any]
     return [tuple([value(item) for value in values]) for item in items]
 
 
-ADD: Final = f"""
-WITH new AS (SELECT * FROM unnest($1::new_order[])),
+# What is known to have swapped already is no new order, and is added in every trading state.
+_IS_NEW: Final = f"""
+(n.key_hash IS NULL
+ OR {_TRADING} = 'active'
+    AND NOT EXISTS (SELECT FROM adopted_swaps s WHERE s.key_hash = n.key_hash))
+"""
+
+_ADDED: Final = f"""
 added AS (
     INSERT INTO orders ({", ".join(REQUEST)}, status, sequence,
                         next_check_at, create_time, update_time)
-    SELECT {", ".join(REQUEST)}, 'pending', 1, now() + $2::interval, now(), now()
-      FROM new
-     WHERE NOT EXISTS (SELECT FROM adopted_swaps s WHERE s.key_hash = new.key_hash)
+    SELECT {", ".join(f"n.{name}" for name in REQUEST)}, 'pending', 1, now() + $2::interval,
+           now(), now()
+      FROM $%ACCEPTED%
         ON CONFLICT DO NOTHING
- RETURNING order_id, create_time
+ RETURNING order_id, account, create_time
 ), logged AS (
     INSERT INTO order_events
            (order_id, sequence, type, status, settled, time, detail, position)
     SELECT order_id, 1, 'order_accepted', 'pending', false, create_time, '{{}}', {_POSITION}
       FROM added
-)
+)"""
+
+ADD: Final = f"""
+WITH new AS (SELECT * FROM unnest($1::new_order[])),
+{_ADDED.replace("$%ACCEPTED%", f"new n WHERE {_IS_NEW}")}
 SELECT order_id, create_time FROM added
+"""
+
+# An order takes its share of a minute from the account's rate, and at most a minute may be taken
+# ahead of the clock. The rate's row is locked first, so gateways decide one after the other; what
+# was accepted before, or is not stored, takes nothing. The clock is read with the lock in hand:
+# transactions do not begin in the order in which they get it. Shares are whole microseconds, and
+# the burst a whole number of shares.
+_SHARE: Final = "interval '1 microsecond' * (60000000 / a.orders_per_minute)"
+ADD_LIMITED: Final = f"""
+WITH new AS (SELECT * FROM unnest($1::new_order[]) WITH ORDINALITY),
+allowed AS (
+    SELECT * FROM unnest($3::text[], $4::integer[], $5::integer[])
+               AS a (account, orders_per_minute, max_open_orders)
+), fresh AS MATERIALIZED (
+    SELECT DISTINCT ON (n.account, coalesce(n.client_order_id, n.order_id::text))
+           n.order_id, n.account, n.ordinality
+      FROM new n
+     WHERE {_IS_NEW}
+       AND NOT EXISTS (SELECT FROM orders o
+                        WHERE o.account = n.account AND o.client_order_id = n.client_order_id)
+     ORDER BY n.account, coalesce(n.client_order_id, n.order_id::text), n.ordinality
+), numbered AS (
+    SELECT order_id, account,
+           row_number() OVER (PARTITION BY account ORDER BY ordinality) AS number
+      FROM fresh
+), rate AS MATERIALIZED (
+    SELECT r.account, r.full_at FROM account_rates r
+     WHERE r.account IN (SELECT f.account FROM fresh f)
+     ORDER BY r.account FOR UPDATE
+), clock AS MATERIALIZED (
+    SELECT clock_timestamp() AS now, count(*) FROM rate
+), open AS MATERIALIZED (
+    SELECT r.account, open_orders(r.account) AS orders
+      FROM rate r JOIN allowed a USING (account) WHERE a.max_open_orders > 0
+), decided AS MATERIALIZED (
+    SELECT m.order_id,
+           CASE WHEN a.orders_per_minute > 0
+                THEN greatest(r.full_at, t.now) - t.now
+                     + (m.number - a.orders_per_minute) * ({_SHARE}) END AS wait,
+           a.max_open_orders > 0
+               AND coalesce(p.orders, 0) + m.number > a.max_open_orders AS too_many
+      FROM numbered m
+      JOIN allowed a USING (account)
+      JOIN rate r USING (account)
+     CROSS JOIN clock t
+      LEFT JOIN open p USING (account)
+),
+{
+    _ADDED.replace(
+        "$%ACCEPTED%",
+        "new n JOIN decided d USING (order_id)"
+        " WHERE NOT d.too_many AND (d.wait IS NULL OR d.wait <= interval '0')",
+    )
+}, charged AS (
+    UPDATE account_rates r
+       SET full_at = greatest(l.full_at, t.now) + c.orders * ({_SHARE})
+      FROM rate l, clock t, allowed a,
+           (SELECT account, count(*) AS orders FROM added GROUP BY account) c
+     WHERE l.account = r.account AND a.account = r.account AND c.account = r.account
+       AND a.orders_per_minute > 0
+)
+SELECT order_id, create_time, NULL AS wait, false AS too_many FROM added
+ UNION ALL
+SELECT order_id, NULL, wait, too_many FROM decided WHERE too_many OR wait > interval '0'
+"""
+TRADING: Final = "SELECT state, why FROM trading"
+# A rate has to be there to be locked.
+BEGIN_RATES: Final = """
+INSERT INTO account_rates (account, full_at)
+SELECT account, now() FROM unnest($1::text[]) AS account ON CONFLICT DO NOTHING
 """
 
 
@@ -198,6 +283,15 @@ def new(orders: Sequence[Order], *, known: bool = False) -> list[object]:
         for order in orders
     ]
     return [rows, CHECK_AFTER[Status.PENDING]]
+
+
+def limited(allowances: Mapping[str, Allowance]) -> list[object]:
+    """The further arguments of ADD_LIMITED: what each account may place."""
+    return [
+        list(allowances),
+        [allowance.orders_per_minute for allowance in allowances.values()],
+        [allowance.max_open_orders for allowance in allowances.values()],
+    ]
 
 
 _READ: Final = """
@@ -248,7 +342,7 @@ SELECT count(*) AS waiting
 _CLAIM: Final = """
 WITH due AS (
     SELECT order_id FROM orders
-     WHERE NOT settled AND status IN ({statuses}) AND next_check_at <= now()
+     WHERE NOT settled AND status IN ({statuses}) AND next_check_at <= now() {only}
      ORDER BY next_check_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE orders o
@@ -263,8 +357,12 @@ SELECT o.*, clock_timestamp() AS read_time,
            AS attempts
   FROM claimed o
 """
-CLAIM_TO_OFFER: Final = _CLAIM.format(statuses="'pending', 'routing', 'building'")
-CLAIM_TO_SETTLE: Final = _CLAIM.format(statuses="'submitted', 'confirmed'")
+CLAIM_TO_OFFER: Final = _CLAIM.format(
+    statuses="'pending', 'routing', 'building'",
+    # While trading is halted there is nothing to do for them but to expire.
+    only=f"AND ({_TRADING} <> 'halted' OR expire_time <= now())",
+)
+CLAIM_TO_SETTLE: Final = _CLAIM.format(statuses="'submitted', 'confirmed'", only="")
 CHECK_AFTER_JSON: Final = msgspec.json.encode(
     {status: f"{delay.total_seconds()} s" for status, delay in CHECK_AFTER.items()}
 ).decode()

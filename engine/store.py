@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,8 +15,16 @@ import asyncpg
 import structlog
 
 from engine import recovery, rows, statements
+from engine.allowance import UNLIMITED, Allowance
 from engine.batch import Batcher
-from engine.errors import ClientOrderIdReused, StartupError, StoreUnavailable
+from engine.errors import (
+    ClientOrderIdReused,
+    QuotaExceeded,
+    RateLimited,
+    StartupError,
+    StoreUnavailable,
+    TradingHalted,
+)
 from engine.lifecycle import Status
 from engine.order import Order, OrderEvent, Transition
 from engine.token import Token, Tokens
@@ -88,7 +96,9 @@ class Store:
             in_flight=READERS,
             patience_seconds=PATIENCE_SECONDS,
         )
-        self._adds: Batcher[Order, Added] = Batcher(
+        # Accounts whose rate is there to be locked.
+        self._rated: set[str] = set()
+        self._adds: Batcher[tuple[Order, Allowance], Added] = Batcher(
             self._add_batch,
             limit=BATCH_LIMIT,
             in_flight=WRITERS,
@@ -106,12 +116,14 @@ class Store:
         """Call `listener` with what each batch committed, before those who wait for it go on."""
         self._listeners.append(listener)
 
-    async def add(self, order: Order) -> Added:
+    async def add(self, order: Order, allowance: Allowance = UNLIMITED) -> Added:
         """Make a new order durable, or return the one that its client_order_id has already.
 
-        Raises ClientOrderIdReused when that key's swap was found on the chain and was another one.
+        Raises ClientOrderIdReused when that key's swap was found on the chain and was another one,
+        RateLimited and QuotaExceeded when a new order would go beyond the allowance, which is its
+        account's, and TradingHalted.
         """
-        return await self._adds.submit(order)
+        return await self._adds.submit((order, allowance))
 
     async def save(self, transition: Transition) -> Transition:
         """Put this version where its predecessor stood, with its event; times filled in.
@@ -247,8 +259,10 @@ class Store:
         orders = {order.order_id: order for order in map(rows.order, found)}
         return [orders.get(order_id) for order_id in order_ids]
 
-    async def _add_batch(self, orders: Sequence[Order]) -> list[Added | BaseException]:
-        return await self._row_by_row_on_bad_data(self._add_rows, orders)
+    async def _add_batch(
+        self, items: Sequence[tuple[Order, Allowance]]
+    ) -> list[Added | BaseException]:
+        return await self._row_by_row_on_bad_data(self._add_rows, items)
 
     async def _save_batch(self, batch: Sequence[Transition]) -> list[Transition | BaseException]:
         return await self._row_by_row_on_bad_data(self._save_rows, batch)
@@ -266,9 +280,18 @@ class Store:
             return [r for item in items for r in await self._row_by_row_on_bad_data(write, [item])]
         return results
 
-    async def _add_rows(self, orders: Sequence[Order]) -> list[Added | BaseException]:
-        inserted = await self._fetch(statements.ADD, *statements.new(orders))
-        added = {row["order_id"]: row["create_time"] for row in inserted}
+    async def _add_rows(
+        self, items: Sequence[tuple[Order, Allowance]]
+    ) -> list[Added | BaseException]:
+        orders = [order for order, _ in items]
+        if all(allowance is UNLIMITED for _, allowance in items):
+            decided = await self._fetch(statements.ADD, *statements.new(orders))
+            refused: dict[tuple[str, str], BaseException] = {}
+        else:
+            allowances = {order.account: allowance for order, allowance in items}
+            decided = await self._add_limited(orders, allowances)
+            refused = _refused(orders, decided, allowances)
+        added = {row["order_id"]: time for row in decided if (time := row["create_time"])}
         earlier = await self._by_key([order for order in orders if order.order_id not in added])
         results: list[Added | BaseException] = []
         committed = []
@@ -282,9 +305,20 @@ class Store:
             elif (key := (order.account, order.client_order_id)) in earlier:
                 results.append(Added(earlier[key], None))
             else:
-                results.append(await self._recovered(order))
+                results.append(refused.get(_intent(order)) or await self._recovered(order))
         self._tell(committed)
         return results
+
+    async def _add_limited(
+        self, orders: Sequence[Order], allowances: dict[str, Allowance]
+    ) -> list[asyncpg.Record]:
+        unrated = allowances.keys() - self._rated
+        if unrated:
+            await self._fetch(statements.BEGIN_RATES, sorted(unrated))
+            self._rated |= unrated
+        return await self._fetch(
+            statements.ADD_LIMITED, *statements.new(orders), *statements.limited(allowances)
+        )
 
     async def _by_key(self, orders: Sequence[Order]) -> dict[tuple[str, str | None], Order]:
         if not orders:
@@ -315,8 +349,14 @@ class Store:
             recovered = await self.recover(order)
         except ClientOrderIdReused as error:
             return error
-        assert recovered is not None  # adopted swaps are never forgotten
-        return Added(recovered, None)
+        if recovered is not None:
+            return Added(recovered, None)
+        [trading] = await self._fetch(statements.TRADING)
+        if trading["state"] != "active":
+            return TradingHalted(trading["state"], trading["why"])
+        # Resumed this moment, or the rate is not where it was: the next try decides anew.
+        self._rated.discard(order.account)
+        return StoreUnavailable("the order could not be stored just now; repeat the call")
 
     async def _save_rows(self, batch: Sequence[Transition]) -> list[Transition | BaseException]:
         updated = await self._fetch(statements.SAVE, *statements.written(batch))
@@ -329,6 +369,40 @@ class Store:
         if committed:
             for listener in self._listeners:
                 listener(committed)
+
+
+def _intent(order: Order) -> tuple[str, str]:
+    """What two orders of a batch share when they are one and the same."""
+    return order.account, order.client_order_id or str(order.order_id)
+
+
+def _refused(
+    orders: Sequence[Order],
+    decided: Sequence[asyncpg.Record],
+    allowances: Mapping[str, Allowance],
+) -> dict[tuple[str, str], BaseException]:
+    by_id = {order.order_id: order for order in orders}
+    refused: dict[tuple[str, str], BaseException] = {}
+    for row in decided:
+        if row["create_time"] is not None:
+            continue
+        order = by_id[row["order_id"]]
+        allowance, wait = allowances[order.account], row["wait"]
+        refused[_intent(order)] = (
+            QuotaExceeded(
+                f"account {order.account} may have {allowance.max_open_orders} orders that are "
+                "not settled, and has them; try again when some are",
+                order.account,
+            )
+            if wait is None or wait <= timedelta()
+            else RateLimited(
+                f"account {order.account} may place {allowance.orders_per_minute} orders a "
+                f"minute; try again in {wait.total_seconds():.3f} s",
+                order.account,
+                wait.total_seconds(),
+            )
+        )
+    return refused
 
 
 def _committed(

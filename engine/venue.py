@@ -18,6 +18,7 @@ from engine.certificates import Files
 from engine.channel import open_channel
 from engine.errors import Overloaded, Refused
 from engine.order import Failure, OrderRequest, VenueQuote
+from engine.pace import Pace
 from engine.v1 import venue_pb2 as pb
 from engine.v1.venue_pb2_grpc import VenueServiceStub
 
@@ -59,19 +60,22 @@ class Venue(Protocol):
 class VenueClient:
     """A venue at an address."""
 
-    def __init__(self, name: str, channel: grpc.aio.Channel) -> None:
+    def __init__(self, name: str, channel: grpc.aio.Channel, pace: Pace | None = None) -> None:
         self._name = name
+        self._pace = pace
+        # Calls that wait for their turn would only be smaller ones.
+        in_flight = CALLS_IN_FLIGHT if pace is None else min(CALLS_IN_FLIGHT, pace.calls_ahead)
         self._stub: VenueServiceAsyncStub = VenueServiceStub(channel)
         self._quotes: Batcher[tuple[pb.QuoteQuery, float], pb.Quote] = Batcher(
             self._quote_batch,
             limit=BATCH_LIMIT,
-            in_flight=CALLS_IN_FLIGHT,
+            in_flight=in_flight,
             patience_seconds=PATIENCE_SECONDS,
         )
         self._builds: Batcher[pb.SwapOrder, list[Instruction]] = Batcher(
             self._build_batch,
             limit=BATCH_LIMIT,
-            in_flight=CALLS_IN_FLIGHT,
+            in_flight=in_flight,
             patience_seconds=PATIENCE_SECONDS,
         )
 
@@ -85,6 +89,7 @@ class VenueClient:
         self, batch: Sequence[tuple[pb.QuoteQuery, float]]
     ) -> list[pb.Quote | BaseException]:
         queries = [query for query, _ in batch]
+        await self._turn()
         try:
             response = await self._stub.Quote(
                 pb.QuoteRequest(queries=queries), timeout=max(seconds for _, seconds in batch)
@@ -100,6 +105,7 @@ class VenueClient:
     async def _build_batch(
         self, swaps: Sequence[pb.SwapOrder]
     ) -> list[list[Instruction] | BaseException]:
+        await self._turn()
         try:
             response = await self._stub.BuildSwap(
                 pb.BuildSwapRequest(swaps=swaps), timeout=BUILD_SECONDS
@@ -108,6 +114,10 @@ class VenueClient:
             raise self._no_answer(error) from None
         self._expect(len(swaps), len(response.results))
         return [self._instructions(result) for result in response.results]
+
+    async def _turn(self) -> None:
+        if self._pace is not None:
+            await self._pace.turn()
 
     def _expect(self, asked: int, answered: int) -> None:
         if asked != answered:
@@ -247,12 +257,17 @@ def _late(name: str, timeout_seconds: float) -> VenueQuote:
 
 @asynccontextmanager
 async def open_venues(
-    addresses: Mapping[str, str], tls: Files | None = None
+    addresses: Mapping[str, str], tls: Files | None = None, calls_per_second: float = 0
 ) -> AsyncIterator[dict[str, Venue]]:
-    """Clients for venues by name; they connect when first asked, and again when needed."""
+    """Clients for venues by name; they connect when first asked, and again when needed.
+
+    Each venue is called so often a second at most; 0 means any number of times.
+    """
     async with AsyncExitStack() as stack:
         venues: dict[str, Venue] = {}
         for name, address in addresses.items():
             channel = await stack.enter_async_context(open_channel(address, tls))
-            venues[name] = VenueClient(name, channel)
+            venues[name] = VenueClient(
+                name, channel, Pace(calls_per_second) if calls_per_second else None
+            )
         yield venues

@@ -11,6 +11,7 @@ from engine.chain import Commitment, open_chain
 from engine.relay import Relay
 from engine.rpc import serving
 from engine.store import open_store
+from engine.trading import TradingSwitch
 from engine.venue import open_venues
 from engine.work import working
 from executor_svc import wallet
@@ -30,11 +31,12 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             ca_file=settings.nats_ca_file,
             creds_file=settings.nats_creds_file,
         ) as bus,
-        open_venues(settings.venues, settings.peer_tls) as venues,
+        open_venues(settings.venues, settings.peer_tls, settings.venue_calls_per_second) as venues,
         open_chain(settings.chain_address, settings.peer_tls) as chain,
     ):
         relay = Relay(store, bus)
-        executor = Executor(store, relay, venues, chain, key)
+        switch = TradingSwitch(store)
+        executor = Executor(store, relay, venues, chain, key, switch)
         confirm_at = Commitment[settings.confirm_at.upper()]
         settlement = Settlement(store, relay, chain, executor, confirm_at)
         async with (
@@ -54,6 +56,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 settlement.follow(),
                 settlement.listen(),
                 settlement.settle_hinted(),
+                switch.follow(),
             )
 
 

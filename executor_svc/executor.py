@@ -18,6 +18,7 @@ from engine.programs import PROGRAM_OF_VENUE, SwapTerms
 from engine.relay import Begun, Relay
 from engine.signing import Signing
 from engine.store import Store
+from engine.trading import TradingSwitch
 from engine.v1 import venue_pb2
 from engine.venue import Venue
 from executor_svc import transaction
@@ -38,8 +39,10 @@ class Executor:
         venues: Mapping[str, Venue],
         chain: Chain,
         wallet: Keypair,
+        switch: TradingSwitch,
     ) -> None:
         self._store = store
+        self._switch = switch
         self._signing = Signing(store)
         self._relay = relay
         self._venues = venues
@@ -65,6 +68,8 @@ class Executor:
         if order.past_expiry:
             await self._relay.commit(order.expire())
             return
+        if self._switch.halted:
+            return  # it waits, and is offered again when trading goes on
         if order.route is None:
             await self._relay.offer([order])
             return

@@ -29,6 +29,9 @@ class Settings(NatsSettings, PeerSettings, ServingSettings):
     )
     listen_address: Address = Field("127.0.0.1:50053", description="HOST:PORT for health")
     concurrency: int = Field(10, ge=1, le=10_000, description="orders in hand at once, 1–10000")
+    venue_calls_per_second: float = Field(
+        0, ge=0, description="how many calls a second each venue takes from here; 0: any number"
+    )
     confirm_at: Literal["confirmed", "finalized"] = Field(
         "confirmed", description="confirmed or finalized: when an order becomes CONFIRMED"
     )

@@ -1,4 +1,4 @@
-"""Gateway: serves OrderService to clients."""
+"""Gateway: serves OrderService to clients, and AdminService to operators."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ import asyncio
 import os
 
 from engine import runtime
+from engine.accounts import Accounts
+from engine.allowance import AccountLimits
 from engine.bus import open_bus
+from engine.errors import StartupError
 from engine.relay import Relay
 from engine.rpc import serving
 from engine.store import open_store
-from engine.v1 import orders_pb2_grpc
+from engine.trading import TradingSwitch
+from engine.v1 import admin_pb2_grpc, orders_pb2_grpc
 from engine.venue import open_venues
 from gateway import workers
 from gateway.acceptance import Acceptance
+from gateway.admin import AdminService
 from gateway.admission import Admission
 from gateway.announcements import Announcements
+from gateway.guard import Guard, unsafe_reason
+from gateway.keyring import Keyring
 from gateway.log_watch import LogTail
 from gateway.routes import Routes
 from gateway.service import OrderService
@@ -56,8 +63,29 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         tail = LogTail(store, announcements)
         admission = Admission(store, settings.max_waiting_orders)
         routes = Routes(venues, settings.quote_timeout_seconds)
-        acceptance = Acceptance(store, admission, routes, venues)
-        service = OrderService(store, relay, acceptance, hub, tail, routes, venues)
+        switch = TradingSwitch(store)
+        accounts = Accounts(
+            store,
+            AccountLimits(
+                orders_per_minute=settings.orders_per_minute,
+                max_open_orders=settings.max_open_orders,
+                max_streams=settings.max_streams,
+            ),
+        )
+        await accounts.look()
+        acceptance = Acceptance(store, admission, switch, accounts, routes, venues)
+        service = OrderService(store, relay, acceptance, hub, tail, routes, venues, accounts)
+        keyring = Keyring(store)
+        guard = Guard(keyring, accounts)
+        admin = AdminService(store.tokens, keyring, guard, switch, accounts)
+        unsafe = unsafe_reason(
+            has_keys=await guard.look(),
+            has_tls=settings.tls_certificate_file is not None,
+            listen_address=settings.listen_address,
+            allow_insecure=settings.allow_insecure,
+        )
+        if unsafe is not None:
+            raise StartupError(unsafe)
 
         def drain() -> None:
             acceptance.drain()
@@ -69,15 +97,26 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             {
                 "engine.v1.OrderService": lambda server: (
                     orders_pb2_grpc.add_OrderServiceServicer_to_server(service, server)
-                )
+                ),
+                "engine.v1.AdminService": lambda server: (
+                    admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+                ),
             },
             tls=settings.tls,
             limits=settings.limits,
+            door=guard,
             grace_seconds=settings.drain_seconds,
             on_drain=drain,
             share_port=settings.supervisor_pid is not None,
         ):
-            loops = [hub.follow(), tail.follow(), admission.follow()]
+            loops = [
+                hub.follow(),
+                tail.follow(),
+                admission.follow(),
+                guard.follow(),
+                accounts.follow(),
+                switch.follow(),
+            ]
             if settings.supervisor_pid is not None:
                 loops.append(workers.until_orphaned(settings.supervisor_pid, stop))
             await runtime.run_until(stop, *loops)

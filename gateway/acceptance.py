@@ -11,6 +11,8 @@ import structlog
 import uuid_utils.compat
 
 from engine import rpc, wire
+from engine.accounts import Accounts
+from engine.allowance import AccountLimits
 from engine.errors import (
     ClientOrderIdReused,
     InvalidRequest,
@@ -20,8 +22,9 @@ from engine.errors import (
 )
 from engine.order import Order, OrderRequest, first_difference
 from engine.store import Added, Store
+from engine.trading import TradingSwitch
 from engine.v1 import orders_pb2 as pb
-from gateway import requests
+from gateway import requests, risks
 from gateway.admission import Admission
 from gateway.routes import Routes
 
@@ -36,9 +39,17 @@ class Acceptance:
     """Decides about each order that a client submits."""
 
     def __init__(
-        self, store: Store, admission: Admission, routes: Routes, venues: Collection[str]
+        self,
+        store: Store,
+        admission: Admission,
+        switch: TradingSwitch,
+        accounts: Accounts,
+        routes: Routes,
+        venues: Collection[str],
     ) -> None:
         self._store = store
+        self._switch = switch
+        self._accounts = accounts
         self._admission = admission
         self._routes = routes
         self._venues = venues
@@ -83,9 +94,10 @@ class Acceptance:
             submissions.drain()
 
     async def _add(self, order: Order) -> Added:
-        """Store the order, unless it is new and already past its expire_time, or one too many."""
+        """Store the order, unless it is new and not to be accepted."""
+        limits = self._accounts.limits(order.account)
         try:
-            _require_future(order.request)
+            self._require_acceptable(order.request, limits)
             self._admission.require_room()
         except RequestError:
             # A repeated request is answered as the first was, however late it is repeated.
@@ -93,7 +105,7 @@ class Acceptance:
             if earlier is None:
                 raise
             return Added(earlier, None)
-        added = await self._store.add(order)
+        added = await self._store.add(order, limits.allowance)
         if added.event is not None:
             self._admission.count()
         return added
@@ -101,11 +113,17 @@ class Acceptance:
     async def _check(self, order: Order) -> None:
         """Raise what adding the order would, or NoRoute; stores nothing."""
         earlier = await self._earlier(order)
+        limits = self._accounts.limits(order.account)
         if earlier is None:
-            _require_future(order.request)
+            self._require_acceptable(order.request, limits)
         else:
             _require_same(earlier, order.request)
-        await self._routes.preview(order.request)
+        await self._routes.preview(order.request, limits.max_price_impact_bps)
+
+    def _require_acceptable(self, wanted: OrderRequest, limits: AccountLimits) -> None:
+        _require_future(wanted)
+        self._switch.require_active()
+        risks.require_within(wanted, limits, self._store.tokens)
 
     async def _earlier(self, order: Order) -> Order | None:
         """The order that has this order's key already, or None."""

@@ -51,8 +51,23 @@ class Fields:
             self.wrong(field, "is missing: name a token by symbol or mint address")
         elif token is None:
             known = ", ".join(token.symbol for token in tokens.all)
-            self.wrong(field, f"{_shown(name)} is not a known token: choose from {known}")
+            self.wrong(field, f"{shown(name)} is not a known token: choose from {known}")
         return token
+
+    def amount(self, field: str, text: str, token: Token | None, tokens: Tokens) -> int:
+        """An amount of that token in base units."""
+        if not text:
+            self.wrong(field, 'is missing: give an amount in whole tokens such as "1.5"')
+            return 0
+        problem = ""
+        # While its token is not known, an amount is wrong if it would be for every token.
+        for candidate in tokens.all if token is None else [token]:
+            try:
+                return candidate.parse(text)
+            except ValueError as error:
+                problem = str(error)
+        self.wrong(field, problem)
+        return 0
 
     def statuses(self, numbers: Iterable[pb.OrderStatus.ValueType]) -> tuple[Status, ...]:
         """The statuses of these numbers, each once."""
@@ -72,7 +87,7 @@ class Fields:
         unknown = [name for name in names if name not in venues]
         if unknown:
             known = ", ".join(sorted(venues))
-            self.wrong(field, f"{_shown(', '.join(unknown))} is not known: choose from {known}")
+            self.wrong(field, f"{shown(', '.join(unknown))} is not known: choose from {known}")
 
     def heartbeat_seconds(self, message: Any) -> float:
         """How long a watch may be silent."""
@@ -111,7 +126,7 @@ def submit(
     fields = Fields()
     key = message.client_order_id
     if key and not CLIENT_ORDER_ID.fullmatch(key):
-        fields.wrong("client_order_id", f"{_shown(key)} must be 1 to 64 of [A-Za-z0-9_.:-]")
+        fields.wrong("client_order_id", f"{shown(key)} must be 1 to 64 of [A-Za-z0-9_.:-]")
     if message.order_type not in (pb.ORDER_TYPE_UNSPECIFIED, pb.ORDER_TYPE_MARKET):
         fields.wrong("order_type", f"{message.order_type} is not offered: use ORDER_TYPE_MARKET")
     expire_time = (
@@ -156,8 +171,8 @@ def events_page(message: pb.ListOrderEventsRequest) -> tuple[OrderId, Page, int]
     return found, asked, after
 
 
-def tokens_page(message: pb.ListTokensRequest) -> tuple[Page, int]:
-    """Which tokens to list, and after how many; raises InvalidRequest."""
+def numbered_page(message: Any) -> tuple[Page, int]:
+    """Which page of a numbered list to show, and after which number; raises InvalidRequest."""
     fields = Fields()
     asked = _page(fields, message)
     after = _number_token(fields, asked, message.page_token)
@@ -210,7 +225,7 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
     token = fields.token("token", message.token, tokens) if message.token else None
     if not message.venue.isprintable():  # PostgreSQL has no text with a zero byte
         fields.wrong(
-            "venue", f"{_shown(message.venue)} is not a venue's name: choose a configured one"
+            "venue", f"{shown(message.venue)} is not a venue's name: choose a configured one"
         )
     times = {
         name: _moment(fields, name, getattr(message, name)) if message.HasField(name) else None
@@ -237,14 +252,14 @@ def _order_id(fields: Fields, message: Any) -> OrderId:
             except ValueError:
                 fields.wrong(
                     "order_id",
-                    f"{_shown(message.order_id)} is not an order id: it is a UUID, as "
+                    f"{shown(message.order_id)} is not an order id: it is a UUID, as "
                     "SubmitOrder returned it",
                 )
         case "client_order_id":
             if not CLIENT_ORDER_ID.fullmatch(message.client_order_id):
                 fields.wrong(
                     "client_order_id",
-                    f"{_shown(message.client_order_id)} must be 1 to 64 of [A-Za-z0-9_.:-]",
+                    f"{shown(message.client_order_id)} must be 1 to 64 of [A-Za-z0-9_.:-]",
                 )
             found = OrderId(None, message.client_order_id)
         case _:
@@ -287,12 +302,10 @@ def _swap(
     token_out = fields.token("token_out", message.token_out, tokens)
     if token_in is not None and token_in == token_out:
         fields.wrong("token_out", f"{token_out.symbol} is also token_in: name another token")
-    amount_in = _amount(fields, "amount_in", message.amount_in, token_in, tokens)
+    amount_in = fields.amount("amount_in", message.amount_in, token_in, tokens)
     min_amount_out = None
     if message.min_amount_out:
-        min_amount_out = _amount(
-            fields, "min_amount_out", message.min_amount_out, token_out, tokens
-        )
+        min_amount_out = fields.amount("min_amount_out", message.min_amount_out, token_out, tokens)
         if message.HasField("slippage_bps"):
             fields.wrong(
                 "slippage_bps",
@@ -318,21 +331,6 @@ def _swap(
     )
 
 
-def _amount(fields: Fields, field: str, text: str, token: Token | None, tokens: Tokens) -> int:
-    if not text:
-        fields.wrong(field, 'is missing: give an amount in whole tokens such as "1.5"')
-        return 0
-    problem = ""
-    # While its token is not known, an amount is wrong if it would be for every token.
-    for candidate in tokens.all if token is None else [token]:
-        try:
-            return candidate.parse(text)
-        except ValueError as error:
-            problem = str(error)
-    fields.wrong(field, problem)
-    return 0
-
-
 def _moment(fields: Fields, field: str, message: Any) -> datetime | None:
     try:
         return wire.moment(message)
@@ -346,11 +344,12 @@ def _moment(fields: Fields, field: str, message: Any) -> datetime | None:
 
 
 def _page_token_violation(written: str) -> str:
-    return f"{_shown(written)} is not a page token: pass on next_page_token unchanged"
+    return f"{shown(written)} is not a page token: pass on next_page_token unchanged"
 
 
-def _shown(text: str) -> str:
-    shown = repr(text[:SHOWN_CHARACTERS])
-    if len(shown) <= SHOWN_CHARACTERS:
-        return shown
-    return shown[: SHOWN_CHARACTERS - 4] + "...'"
+def shown(text: str) -> str:
+    """A value as an error message may repeat it."""
+    quoted = repr(text[:SHOWN_CHARACTERS])
+    if len(quoted) <= SHOWN_CHARACTERS:
+        return quoted
+    return quoted[: SHOWN_CHARACTERS - 4] + "...'"

@@ -17,10 +17,12 @@ class Routes:
         self._venues = venues
         self._quote_timeout_seconds = quote_timeout_seconds
 
-    async def preview(self, wanted: OrderRequest) -> RouteDecision:
+    async def preview(
+        self, wanted: OrderRequest, max_price_impact_bps: int | None
+    ) -> RouteDecision:
         """What the router would decide now; raises NoRoute when it could never choose any."""
         quotes = await gather_quotes(self._venues, wanted, "preview", self._quote_timeout_seconds)
-        decision = choose(wanted, None, quotes)
+        decision = choose(wanted, None, quotes, max_price_impact_bps)
         if not isinstance(decision, NoOffer):
             return decision
         if decision.permanent:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine import wire
+from engine.accounts import Accounts
 from engine.errors import FutureSequence, OrderNotFound, Overloaded, StaleOrder
 from engine.lifecycle import FINAL, UNSIGNED, Status
 from engine.order import Order
@@ -18,13 +19,12 @@ from engine.v1 import orders_pb2_grpc
 from gateway import requests, selection
 from gateway.acceptance import Acceptance
 from gateway.explanation import explain
+from gateway.guard import caller
 from gateway.log_watch import LogTail, Reader
 from gateway.requests import OrderId
 from gateway.routes import Routes
 from gateway.watch import WatchHub
 
-# Before there are accounts, everything belongs to this one.
-ACCOUNT: Final = "default"
 # A cancel that loses a race reads again; an order has only so many steps.
 CANCEL_TRIES: Final = 20
 # Far more than the tries and forks of one order make.
@@ -45,6 +45,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         tail: LogTail,
         routes: Routes,
         venues: Collection[str],
+        accounts: Accounts,
     ) -> None:
         self._store = store
         self._relay = relay
@@ -53,16 +54,17 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self._tail = tail
         self._routes = routes
         self._venues = venues
+        self._accounts = accounts
 
     async def SubmitOrder(
         self, request: pb.SubmitOrderRequest, context: Any
     ) -> pb.SubmitOrderResponse:
-        return await self._acceptance.accept(request, ACCOUNT)
+        return await self._acceptance.accept(request, caller().account)
 
     async def SubmitOrders(
         self, request_iterator: AsyncIterator[pb.SubmitOrdersRequest], context: Any
     ) -> AsyncIterator[pb.SubmitOrdersResponse]:
-        async for response in self._acceptance.accept_each(request_iterator, ACCOUNT):
+        async for response in self._acceptance.accept_each(request_iterator, caller().account):
             yield response
 
     async def WatchOrder(
@@ -72,7 +74,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         resuming = request.HasField("after_sequence")
         ends = _settled if request.until_settled else _final
         life = self._hub.fresh(asked.order_id, request.after_sequence) if resuming else None
-        if life is not None and life.order.account == ACCOUNT:
+        if life is not None and life.order.account == caller().account:
             order, after, heard = life.order, request.after_sequence, tuple(life.events)
             if 0 < after == len(heard) and ends(heard[-1].status, heard[-1].settled):
                 return
@@ -110,7 +112,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     async def WatchOrders(
         self, request: pb.WatchOrdersRequest, context: Any
     ) -> AsyncIterator[pb.WatchOrdersResponse]:
-        asked = selection.watch_orders(request, ACCOUNT, self._store.tokens, self._venues)
+        asked = selection.watch_orders(request, caller().account, self._store.tokens, self._venues)
         async with self._tail.read(asked.selection) as reader:
             # From here on nothing is missed, even if no message ever arrives.
             since = asked.since or reader.place
@@ -147,7 +149,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     ) -> pb.ListOrdersResponse:
         asked = requests.orders_filter(request, self._store.tokens)
         orders = await self._store.list_orders(
-            ACCOUNT,
+            caller().account,
             after=asked.after,
             oldest_first=asked.oldest_first,
             statuses=asked.statuses,
@@ -184,7 +186,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     async def ListTokens(
         self, request: pb.ListTokensRequest, context: Any
     ) -> pb.ListTokensResponse:
-        page, after = requests.tokens_page(request)
+        page, after = requests.numbered_page(request)
         end = after + page.size
         tokens = self._store.tokens.all
         return pb.ListTokensResponse(
@@ -199,7 +201,9 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self, request: pb.PreviewOrderRequest, context: Any
     ) -> pb.PreviewOrderResponse:
         wanted = requests.preview(request, self._store.tokens, self._venues)
-        decision = await self._routes.preview(wanted)
+        decision = await self._routes.preview(
+            wanted, self._accounts.limits(caller().account).max_price_impact_bps
+        )
         tokens = self._store.tokens
         return pb.PreviewOrderResponse(
             route=wire.route(
@@ -246,14 +250,16 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         raise Overloaded("the order moves on faster than it can be cancelled; try again")
 
     async def _find(self, asked: OrderId) -> Order:
+        """The caller's order; raises OrderNotFound for those of others too."""
+        account = caller().account
         if asked.order_id is not None:
             order = await self._store.get(asked.order_id)
             name = {"order_id": str(asked.order_id)}
         else:
             assert asked.client_order_id is not None
-            order = await self._store.get_by_client_order_id(ACCOUNT, asked.client_order_id)
+            order = await self._store.get_by_client_order_id(account, asked.client_order_id)
             name = {"client_order_id": asked.client_order_id}
-        if order is None or order.account != ACCOUNT:
+        if order is None or order.account != account:
             [(field, value)] = name.items()
             raise OrderNotFound(
                 f"there is no order with {field} {value}: ListOrders has those there are", **name

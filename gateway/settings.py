@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from engine.allowance import MAX_ORDERS_PER_MINUTE
 from engine.runtime import (
     Address,
     Addresses,
@@ -16,6 +17,9 @@ class Settings(NatsSettings, PeerSettings, ServingSettings):
     postgres_dsn: PostgresDsn = Field(description="postgresql://USER@HOST/DATABASE")
     venues: Addresses = Field(description="raydium=HOST:PORT,meteora=HOST:PORT")
     listen_address: Address = Field("127.0.0.1:50051", description="HOST:PORT for clients")
+    allow_insecure: bool = Field(
+        False, description="true: listen beyond loopback even without API keys and TLS"
+    )
     quote_timeout_seconds: float = Field(
         2, gt=0, le=20, description="how long all venues together have for a preview, at most 20"
     )
@@ -27,6 +31,18 @@ class Settings(NatsSettings, PeerSettings, ServingSettings):
     )
     max_waiting_orders: int = Field(
         2_000, ge=1, description="how many unsigned orders may wait before new ones are refused"
+    )
+    orders_per_minute: int = Field(
+        100,
+        ge=0,
+        le=MAX_ORDERS_PER_MINUTE,
+        description="how many orders an account may place a minute, and at once; 0: any number",
+    )
+    max_open_orders: int = Field(
+        0, ge=0, description="how many orders that are not settled an account may have; 0: any"
+    )
+    max_streams: int = Field(
+        1_000, ge=0, description="how many streams an account may have open here; 0: any number"
     )
     drain_seconds: float = Field(
         5, ge=0, le=60, description="how long running calls have when the gateway stops"

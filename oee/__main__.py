@@ -14,7 +14,7 @@ import typer
 from engine.certificates import Files
 from engine.errors import StartupError
 from engine.token import MAX_AMOUNT
-from oee import faults, orders, quote
+from oee import admin, faults, orders, quote
 from oee.client import TIMEOUT_SECONDS, connect
 from oee.console import EXIT_CODES, Edge, paint, say
 from oee.orders import Engine
@@ -32,6 +32,9 @@ app = typer.Typer(
 )
 app.add_typer(orders.commands)
 app.add_typer(faults.commands, name="faults")
+app.add_typer(admin.keys, name="keys")
+app.add_typer(admin.trading, name="trading")
+app.add_typer(admin.limits, name="limits")
 
 
 @app.callback()
@@ -54,11 +57,18 @@ def engine(
     key_file: Annotated[
         Path | None, typer.Option(envvar="OEE_KEY_FILE", help="That certificate's PEM key.")
     ] = None,
+    api_key: Annotated[
+        str,
+        typer.Option(
+            envvar="OEE_API_KEY",
+            help="Who calls. Rather in the environment: others may see command lines.",
+        ),
+    ] = "",
 ) -> None:
     """Submit swap orders, watch them, and run the engine."""
     tls = Files(certificate_file, key_file, ca_file)
     # Tests bring a channel of their own as ctx.obj.
-    ctx.obj = Engine(ctx.obj or partial(connect, tls=tls), address, timeout)
+    ctx.obj = Engine(ctx.obj or partial(connect, tls=tls), address, timeout, api_key)
 
 
 Directory = Annotated[

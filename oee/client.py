@@ -100,6 +100,11 @@ def connect(address: str, tls: Files | None = None) -> grpc.Channel:
     return grpc.secure_channel(address, channel_credentials(read(tls)), options=options)
 
 
+def authorization(api_key: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that a call with this key has; none without one."""
+    return (("authorization", f"Bearer {api_key}"),) if api_key else ()
+
+
 def new_client_order_id() -> str:
     """A fresh idempotency key; the prefix tells it from an order id."""
     return f"oee-{uuid4()}"
@@ -117,7 +122,8 @@ def naming(request: ByOrder, name: str) -> ByOrder:
 class Client:
     """Calls on one channel; each raises CallFailed, with the engine's own words.
 
-    `timeout_seconds` is how long a call keeps trying. `interrupted` hears once of every outage
+    `timeout_seconds` is how long a call keeps trying. `api_key` says whose calls they are, where
+    the engine asks for that. `interrupted` hears once of every outage
     that a watch is about to bridge.
     """
 
@@ -126,9 +132,11 @@ class Client:
         channel: grpc.Channel,
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        api_key: str = "",
         interrupted: Callable[[CallFailed], None] = lambda failure: None,
     ) -> None:
         self._stub = OrderServiceStub(channel)
+        self._metadata = authorization(api_key)
         self._timeout_seconds = timeout_seconds
         self._interrupted = interrupted
 
@@ -194,6 +202,7 @@ class Client:
                     name,
                 ),
                 timeout=STREAM_SECONDS,
+                metadata=self._metadata,
             )
             try:
                 for response in stream:
@@ -226,7 +235,7 @@ class Client:
         self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request
     ) -> Response:
         try:
-            return method(request, timeout=self._timeout_seconds)
+            return method(request, timeout=self._timeout_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
             raise failure_of(error) from None
 

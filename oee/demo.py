@@ -50,7 +50,9 @@ async def demo(directory: Path | None, count: int, show_logs: bool, paint: Paint
     home = directory or _throwaway()
     home.mkdir(parents=True, exist_ok=True)
     with _log(home, show_logs) as log:
-        stack = Stack(home, Ports.free(), show=log.show)
+        stack = Stack(
+            home, Ports.free(), settings={"gateway": {"ORDERS_PER_MINUTE": "0"}}, show=log.show
+        )
         try:
             ended = await _swap_all(stack, count, paint)
         except asyncio.CancelledError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -26,12 +26,14 @@ class Engine:
     connect: Callable[[str], grpc.Channel]
     address: str
     timeout_seconds: float
+    api_key: str = field(default="", repr=False)
 
     def client(self) -> Client:
         """A client of this engine, which tells of interruptions on stderr."""
         return Client(
             self.connect(self.address),
             timeout_seconds=self.timeout_seconds,
+            api_key=self.api_key,
             interrupted=lambda failure: say(f"interrupted, resuming: {failure}"),
         )
 

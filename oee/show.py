@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
+from engine.v1 import admin_pb2
 from engine.v1 import orders_pb2 as pb
 
 STYLES: Final[Mapping[int, str]] = {
@@ -47,6 +48,16 @@ def outcome(number: int) -> str:
     return _word(pb.CancelOutcome, number, "CANCEL_OUTCOME_").replace("_", " ")
 
 
+def role(number: int) -> str:
+    """What a key's holder may do, in lower case."""
+    return _word(admin_pb2.Role, number, "ROLE_")
+
+
+def trading_state(number: int) -> str:
+    """Whether orders are accepted and signed, in lower case."""
+    return _word(admin_pb2.TradingState, number, "TRADING_STATE_").replace("_", "-")
+
+
 def pair(order: pb.Order) -> str:
     """What is swapped for what."""
     return f"{order.token_in}→{order.token_out}"
@@ -62,7 +73,7 @@ def slippage_bps(quoted: str, received: str) -> Decimal | None:
 
 def event(event: pb.OrderEvent, *, prefix: str | None = None) -> Text:
     """One event on one line; `prefix` stands where otherwise the time and the sequence do."""
-    start = prefix or f"{_time(event.event_time)} {event.sequence:>3}"
+    start = prefix or f"{time(event.event_time)} {event.sequence:>3}"
     kind = _word(pb.OrderEventType, event.type, "ORDER_EVENT_TYPE_").replace("_", " ")
     line = Text.assemble(
         f"{start}  ", _padded(status(event.status), 10), f"{kind:<23}  ", "; ".join(_facts(event))
@@ -86,7 +97,7 @@ def order(order: pb.Order) -> Table:
         ("slippage allowed", allowed),
         ("floor", _amount(order.min_amount_out, order.token_out)),
         ("venues allowed", ", ".join(order.venues)),
-        ("expires", _time(order.expire_time) if order.HasField("expire_time") else ""),
+        ("expires", time(order.expire_time) if order.HasField("expire_time") else ""),
         ("venue", order.venue),
         ("quoted", _amount(order.quoted_amount_out, order.token_out)),
         ("received", _amount(order.amount_out, order.token_out)),
@@ -95,8 +106,8 @@ def order(order: pb.Order) -> Table:
         ("transaction", order.tx_hash),
         ("retries", str(order.retries) if order.retries else ""),
         ("error", _error(order.error) if order.HasField("error") else ""),
-        ("accepted", _time(order.create_time) if order.HasField("create_time") else ""),
-        ("completed", _time(order.complete_time) if order.HasField("complete_time") else ""),
+        ("accepted", time(order.create_time) if order.HasField("create_time") else ""),
+        ("completed", time(order.complete_time) if order.HasField("complete_time") else ""),
     ]
     for name, value in rows:
         if value:
@@ -109,7 +120,7 @@ def orders(listed: Iterable[pb.Order]) -> Table:
     table = _table("accepted", "order", "status", "pair", "paid", "received", "venue")
     for item in listed:
         table.add_row(
-            _time(item.create_time),
+            time(item.create_time),
             item.order_id,
             status(item.status),
             pair(item),
@@ -139,11 +150,11 @@ def route(route: pb.RouteDecision) -> Table:
 def explanation(explained: pb.ExplainOrderResponse) -> Iterator[Table | str]:
     """What stands behind the summary: every decision, every attempt, how long it stood where."""
     for decided in explained.routes:
-        yield f"\n{_time(decided.decide_time)}  {decided.decision.why}"
+        yield f"\n{time(decided.decide_time)}  {decided.decision.why}"
         yield route(decided.decision)
     for tried in explained.attempts:
         attempt = tried.attempt
-        signed = _time(tried.sign_time) if tried.HasField("sign_time") else ""
+        signed = time(tried.sign_time) if tried.HasField("sign_time") else ""
         yield f"\n{signed}  attempt {attempt.number} at {attempt.venue}, {attempt.tx_hash}"
         yield tried.outcome
     yield ""
@@ -151,7 +162,7 @@ def explanation(explained: pb.ExplainOrderResponse) -> Iterator[Table | str]:
     for stage in explained.stages:
         seconds = Decimal(stage.duration.ToMilliseconds()) / 1000
         lasted = str(seconds) if stage.HasField("duration") else ""
-        table.add_row(status(stage.status), _time(stage.start_time), lasted)
+        table.add_row(status(stage.status), time(stage.start_time), lasted)
     yield table
 
 
@@ -238,7 +249,8 @@ def _padded(text: Text, width: int) -> Text:
     return text
 
 
-def _time(moment: Timestamp) -> str:
+def time(moment: Timestamp) -> str:
+    """A moment, to the millisecond."""
     return moment.ToDatetime().isoformat(timespec="milliseconds") + "Z"
 
 

@@ -6,10 +6,12 @@ import asyncio
 from functools import partial
 
 from engine import runtime
+from engine.accounts import Accounts
 from engine.bus import Queue, open_bus
 from engine.relay import Relay
 from engine.rpc import serving
 from engine.store import open_store
+from engine.trading import TradingSwitch
 from engine.venue import open_venues
 from engine.work import working
 from router_svc.router import Router
@@ -29,7 +31,17 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         open_venues(settings.venues, settings.peer_tls) as venues,
     ):
         relay = Relay(store, bus)
-        router = Router(store, relay, venues, quote_timeout_seconds=settings.quote_timeout_seconds)
+        switch = TradingSwitch(store)
+        accounts = Accounts(store)
+        await accounts.look()
+        router = Router(
+            store,
+            relay,
+            venues,
+            switch,
+            accounts,
+            quote_timeout_seconds=settings.quote_timeout_seconds,
+        )
         async with (
             working(bus, Queue.ROUTE, router.route, slots=settings.concurrency) as worker,
             serving(
@@ -45,6 +57,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 worker.pull(),
                 worker.report_deafness(partial(server.report, part=Queue.ROUTE.subject)),
                 relay.reconcile(),
+                switch.follow(),
+                accounts.follow(),
             )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
+from engine.accounts import Accounts
 from engine.lifecycle import Status
 from engine.order import Order, Transition, VenueQuote
 from engine.relay import Begun, Relay
 from engine.routing import NoOffer, choose
 from engine.store import Store
+from engine.trading import TradingSwitch
 from engine.venue import Venue, gather_quotes
 
 
@@ -21,12 +23,16 @@ class Router:
         store: Store,
         relay: Relay,
         venues: Mapping[str, Venue],
+        switch: TradingSwitch,
+        accounts: Accounts,
         *,
         quote_timeout_seconds: float,
     ) -> None:
         self._store = store
         self._relay = relay
         self._venues = venues
+        self._switch = switch
+        self._accounts = accounts
         self._quote_timeout_seconds = quote_timeout_seconds
 
     async def route(self, order_id: UUID) -> None:
@@ -42,6 +48,8 @@ class Router:
         if order.past_expiry:
             await self._relay.commit(order.expire())
             return
+        if self._switch.halted:
+            return  # it waits, and is offered again when trading goes on
         if order.route is not None:
             await self._relay.offer([order])
             return
@@ -53,11 +61,15 @@ class Router:
             begun, quotes = await self._relay.during(order.start_routing(), quoting)
         else:
             begun, quotes = Begun(order, None), await quoting
-        await self._relay.commit(begun.then(_step(begun.order, quotes)))
+        limits = self._accounts.limits(order.account)
+        step = _step(begun.order, quotes, limits.max_price_impact_bps)
+        await self._relay.commit(begun.then(step))
 
 
-def _step(order: Order, quotes: Sequence[VenueQuote]) -> Transition:
-    decision = choose(order.request, order.min_amount_out, quotes)
+def _step(
+    order: Order, quotes: Sequence[VenueQuote], max_price_impact_bps: int | None
+) -> Transition:
+    decision = choose(order.request, order.min_amount_out, quotes, max_price_impact_bps)
     if not isinstance(decision, NoOffer):
         return order.choose_route(decision)
     if decision.permanent:

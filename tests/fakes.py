@@ -35,6 +35,7 @@ class FakeVenue:
     def __init__(self, name: str, rate: int = 150) -> None:
         self.name = name
         self.rate = rate
+        self.price_impact_ppm = 0
         self.refusal: Refused | None = None
         self.garble: Callable[[list[Instruction]], list[Instruction]] = lambda built: built
 
@@ -48,6 +49,7 @@ class FakeVenue:
             amount_in=query.amount_in,
             amount_out=query.amount_in * self.rate // 1000,
             fee=query.amount_in // 400,
+            price_impact_ppm=self.price_impact_ppm,
             slot=1,
         )
 

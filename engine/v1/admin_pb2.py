@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65ngine/v1/admin.proto\x12\tengine.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x01\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x1d\n\x04role\x18\x03 \x01(\x0e\x32\x0f.engine.v1.Role\x12\x0c\n\x04note\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x10\x43reateKeyRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.engine.v1.Role\x12\x0c\n\x04note\x18\x03 \x01(\t\"@\n\x11\x43reateKeyResponse\x12\x1b\n\x03key\x18\x01 \x01(\x0b\x32\x0e.engine.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"I\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\"I\n\x10ListKeysResponse\x12\x1c\n\x04keys\x18\x01 \x03(\x0b\x32\x0e.engine.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10RevokeKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"0\n\x11RevokeKeyResponse\x12\x1b\n\x03key\x18\x01 \x01(\x0b\x32\x0e.engine.v1.Key\"\x18\n\x16GetTradingStateRequest\"\x8c\x01\n\x17GetTradingStateResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.engine.v1.TradingState\x12\x0b\n\x03why\x18\x02 \x01(\t\x12,\n\x08set_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06key_id\x18\x04 \x01(\t\"M\n\x16SetTradingStateRequest\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.engine.v1.TradingState\x12\x0b\n\x03why\x18\x02 \x01(\t\"A\n\x17SetTradingStateResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.engine.v1.TradingState\"2\n\nTokenLimit\x12\r\n\x05token\x18\x01 \x01(\t\x12\x15\n\rmax_amount_in\x18\x02 \x01(\t\"\xa2\x02\n\rAccountLimits\x12\x1e\n\x11orders_per_minute\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0fmax_open_orders\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0bmax_streams\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x16\n\x0e\x61llowed_tokens\x18\x04 \x03(\t\x12+\n\x0ctoken_limits\x18\x05 \x03(\x0b\x32\x15.engine.v1.TokenLimit\x12!\n\x14max_price_impact_bps\x18\x06 \x01(\rH\x03\x88\x01\x01\x42\x14\n\x12_orders_per_minuteB\x12\n\x10_max_open_ordersB\x0e\n\x0c_max_streamsB\x17\n\x15_max_price_impact_bps\"*\n\x17GetAccountLimitsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"D\n\x18GetAccountLimitsResponse\x12(\n\x06limits\x18\x01 \x01(\x0b\x32\x18.engine.v1.AccountLimits\"T\n\x17SetAccountLimitsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12(\n\x06limits\x18\x02 \x01(\x0b\x32\x18.engine.v1.AccountLimits\"D\n\x18SetAccountLimitsResponse\x12(\n\x06limits\x18\x01 \x01(\x0b\x32\x18.engine.v1.AccountLimits*Q\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_TRADER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03*\x80\x01\n\x0cTradingState\x12\x1d\n\x19TRADING_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14TRADING_STATE_ACTIVE\x10\x01\x12\x1d\n\x19TRADING_STATE_CANCEL_ONLY\x10\x02\x12\x18\n\x14TRADING_STATE_HALTED\x10\x03\x32\xd1\x04\n\x0c\x41\x64minService\x12\x46\n\tCreateKey\x12\x1b.engine.v1.CreateKeyRequest\x1a\x1c.engine.v1.CreateKeyResponse\x12\x43\n\x08ListKeys\x12\x1a.engine.v1.ListKeysRequest\x1a\x1b.engine.v1.ListKeysResponse\x12\x46\n\tRevokeKey\x12\x1b.engine.v1.RevokeKeyRequest\x1a\x1c.engine.v1.RevokeKeyResponse\x12X\n\x0fGetTradingState\x12!.engine.v1.GetTradingStateRequest\x1a\".engine.v1.GetTradingStateResponse\x12X\n\x0fSetTradingState\x12!.engine.v1.SetTradingStateRequest\x1a\".engine.v1.SetTradingStateResponse\x12[\n\x10GetAccountLimits\x12\".engine.v1.GetAccountLimitsRequest\x1a#.engine.v1.GetAccountLimitsResponse\x12[\n\x10SetAccountLimits\x12\".engine.v1.SetAccountLimitsRequest\x1a#.engine.v1.SetAccountLimitsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65ngine/v1/admin.proto\x12\tengine.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x01\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x1d\n\x04role\x18\x03 \x01(\x0e\x32\x0f.engine.v1.Role\x12\x0c\n\x04note\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x10\x43reateKeyRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x1d\n\x04role\x18\x02 \x01(\x0e\x32\x0f.engine.v1.Role\x12\x0c\n\x04note\x18\x03 \x01(\t\"@\n\x11\x43reateKeyResponse\x12\x1b\n\x03key\x18\x01 \x01(\x0b\x32\x0e.engine.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"I\n\x0fListKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x03 \x01(\t\"I\n\x10ListKeysResponse\x12\x1c\n\x04keys\x18\x01 \x03(\x0b\x32\x0e.engine.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x10RevokeKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"0\n\x11RevokeKeyResponse\x12\x1b\n\x03key\x18\x01 \x01(\x0b\x32\x0e.engine.v1.Key\"\x18\n\x16GetTradingStateRequest\"\x8c\x01\n\x17GetTradingStateResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.engine.v1.TradingState\x12\x0b\n\x03why\x18\x02 \x01(\t\x12,\n\x08set_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06key_id\x18\x04 \x01(\t\"M\n\x16SetTradingStateRequest\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.engine.v1.TradingState\x12\x0b\n\x03why\x18\x02 \x01(\t\"\x8c\x01\n\x17SetTradingStateResponse\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.engine.v1.TradingState\x12\x0b\n\x03why\x18\x02 \x01(\t\x12,\n\x08set_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06key_id\x18\x04 \x01(\t\"2\n\nTokenLimit\x12\r\n\x05token\x18\x01 \x01(\t\x12\x15\n\rmax_amount_in\x18\x02 \x01(\t\"\xa2\x02\n\rAccountLimits\x12\x1e\n\x11orders_per_minute\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0fmax_open_orders\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0bmax_streams\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x16\n\x0e\x61llowed_tokens\x18\x04 \x03(\t\x12+\n\x0ctoken_limits\x18\x05 \x03(\x0b\x32\x15.engine.v1.TokenLimit\x12!\n\x14max_price_impact_bps\x18\x06 \x01(\rH\x03\x88\x01\x01\x42\x14\n\x12_orders_per_minuteB\x12\n\x10_max_open_ordersB\x0e\n\x0c_max_streamsB\x17\n\x15_max_price_impact_bps\"*\n\x17GetAccountLimitsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"D\n\x18GetAccountLimitsResponse\x12(\n\x06limits\x18\x01 \x01(\x0b\x32\x18.engine.v1.AccountLimits\"T\n\x17SetAccountLimitsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12(\n\x06limits\x18\x02 \x01(\x0b\x32\x18.engine.v1.AccountLimits\"D\n\x18SetAccountLimitsResponse\x12(\n\x06limits\x18\x01 \x01(\x0b\x32\x18.engine.v1.AccountLimits*Q\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_TRADER\x10\x02\x12\x11\n\rROLE_OPERATOR\x10\x03*\x80\x01\n\x0cTradingState\x12\x1d\n\x19TRADING_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14TRADING_STATE_ACTIVE\x10\x01\x12\x1d\n\x19TRADING_STATE_CANCEL_ONLY\x10\x02\x12\x18\n\x14TRADING_STATE_HALTED\x10\x03\x32\xd1\x04\n\x0c\x41\x64minService\x12\x46\n\tCreateKey\x12\x1b.engine.v1.CreateKeyRequest\x1a\x1c.engine.v1.CreateKeyResponse\x12\x43\n\x08ListKeys\x12\x1a.engine.v1.ListKeysRequest\x1a\x1b.engine.v1.ListKeysResponse\x12\x46\n\tRevokeKey\x12\x1b.engine.v1.RevokeKeyRequest\x1a\x1c.engine.v1.RevokeKeyResponse\x12X\n\x0fGetTradingState\x12!.engine.v1.GetTradingStateRequest\x1a\".engine.v1.GetTradingStateResponse\x12X\n\x0fSetTradingState\x12!.engine.v1.SetTradingStateRequest\x1a\".engine.v1.SetTradingStateResponse\x12[\n\x10GetAccountLimits\x12\".engine.v1.GetAccountLimitsRequest\x1a#.engine.v1.GetAccountLimitsResponse\x12[\n\x10SetAccountLimits\x12\".engine.v1.SetAccountLimitsRequest\x1a#.engine.v1.SetAccountLimitsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'engine.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1567
-  _globals['_ROLE']._serialized_end=1648
-  _globals['_TRADINGSTATE']._serialized_start=1651
-  _globals['_TRADINGSTATE']._serialized_end=1779
+  _globals['_ROLE']._serialized_start=1643
+  _globals['_ROLE']._serialized_end=1724
+  _globals['_TRADINGSTATE']._serialized_start=1727
+  _globals['_TRADINGSTATE']._serialized_end=1855
   _globals['_KEY']._serialized_start=70
   _globals['_KEY']._serialized_end=251
   _globals['_CREATEKEYREQUEST']._serialized_start=253
@@ -56,20 +56,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETTRADINGSTATERESPONSE']._serialized_end=804
   _globals['_SETTRADINGSTATEREQUEST']._serialized_start=806
   _globals['_SETTRADINGSTATEREQUEST']._serialized_end=883
-  _globals['_SETTRADINGSTATERESPONSE']._serialized_start=885
-  _globals['_SETTRADINGSTATERESPONSE']._serialized_end=950
-  _globals['_TOKENLIMIT']._serialized_start=952
-  _globals['_TOKENLIMIT']._serialized_end=1002
-  _globals['_ACCOUNTLIMITS']._serialized_start=1005
-  _globals['_ACCOUNTLIMITS']._serialized_end=1295
-  _globals['_GETACCOUNTLIMITSREQUEST']._serialized_start=1297
-  _globals['_GETACCOUNTLIMITSREQUEST']._serialized_end=1339
-  _globals['_GETACCOUNTLIMITSRESPONSE']._serialized_start=1341
-  _globals['_GETACCOUNTLIMITSRESPONSE']._serialized_end=1409
-  _globals['_SETACCOUNTLIMITSREQUEST']._serialized_start=1411
-  _globals['_SETACCOUNTLIMITSREQUEST']._serialized_end=1495
-  _globals['_SETACCOUNTLIMITSRESPONSE']._serialized_start=1497
-  _globals['_SETACCOUNTLIMITSRESPONSE']._serialized_end=1565
-  _globals['_ADMINSERVICE']._serialized_start=1782
-  _globals['_ADMINSERVICE']._serialized_end=2375
+  _globals['_SETTRADINGSTATERESPONSE']._serialized_start=886
+  _globals['_SETTRADINGSTATERESPONSE']._serialized_end=1026
+  _globals['_TOKENLIMIT']._serialized_start=1028
+  _globals['_TOKENLIMIT']._serialized_end=1078
+  _globals['_ACCOUNTLIMITS']._serialized_start=1081
+  _globals['_ACCOUNTLIMITS']._serialized_end=1371
+  _globals['_GETACCOUNTLIMITSREQUEST']._serialized_start=1373
+  _globals['_GETACCOUNTLIMITSREQUEST']._serialized_end=1415
+  _globals['_GETACCOUNTLIMITSRESPONSE']._serialized_start=1417
+  _globals['_GETACCOUNTLIMITSRESPONSE']._serialized_end=1485
+  _globals['_SETACCOUNTLIMITSREQUEST']._serialized_start=1487
+  _globals['_SETACCOUNTLIMITSREQUEST']._serialized_end=1571
+  _globals['_SETACCOUNTLIMITSRESPONSE']._serialized_start=1573
+  _globals['_SETACCOUNTLIMITSRESPONSE']._serialized_end=1641
+  _globals['_ADMINSERVICE']._serialized_start=1858
+  _globals['_ADMINSERVICE']._serialized_end=2451
 # @@protoc_insertion_point(module_scope)

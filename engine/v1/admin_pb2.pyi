@@ -350,7 +350,9 @@ class SetTradingStateRequest(_message.Message):
     state: Global___TradingState.ValueType
     """What it is to be."""
     why: _builtins.str
-    """Why, in one sentence; clients whose orders are refused read it."""
+    """Why, in one sentence of at most 200 characters; clients whose orders are refused read it.
+    Needed unless the state is ACTIVE.
+    """
     def __init__(
         self,
         *,
@@ -372,16 +374,30 @@ class SetTradingStateResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STATE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    SET_TIME_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
     state: Global___TradingState.ValueType
     """What it is."""
+    why: _builtins.str
+    """Why."""
+    key_id: _builtins.str
+    """The key that set it; empty without keys."""
+    @_builtins.property
+    def set_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
     def __init__(
         self,
         *,
         state: Global___TradingState.ValueType = ...,
+        why: _builtins.str = ...,
+        set_time: _timestamp_pb2.Timestamp | None = ...,
+        key_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["set_time", b"set_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "set_time", b"set_time", "state", b"state", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -415,7 +431,7 @@ Global___TokenLimit: _TypeAlias = TokenLimit  # noqa: Y015
 
 @_typing.final
 class AccountLimits(_message.Message):
-    """What an account may do; what is not set is not limited."""
+    """What an account may do."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -426,13 +442,21 @@ class AccountLimits(_message.Message):
     TOKEN_LIMITS_FIELD_NUMBER: _builtins.int
     MAX_PRICE_IMPACT_BPS_FIELD_NUMBER: _builtins.int
     orders_per_minute: _builtins.int
-    """Orders a minute; with a burst of the same size."""
+    """Orders a minute, with a burst of the same size: up to 1000000, 0 means any number. Exact over
+    all gateways. Not set: ORDERS_PER_MINUTE of the gateways.
+    """
     max_open_orders: _builtins.int
-    """Orders that are not settled, at most."""
+    """Orders that are not settled, at most; 0 means any number. Exact over all gateways. Not set:
+    MAX_OPEN_ORDERS of the gateways.
+    """
     max_streams: _builtins.int
-    """Streams open at once, at most."""
+    """Streams open at once at one gateway, at most; 0 means any number. Not set: MAX_STREAMS of the
+    gateways.
+    """
     max_price_impact_bps: _builtins.int
-    """The largest price impact of a route that may be taken, in basis points."""
+    """The largest price impact of a route that may be taken, in basis points: 0–10000. An order for
+    which every route has more is tried again later and then fails with RISK_LIMIT. Not set: any.
+    """
     @_builtins.property
     def allowed_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these tokens may be paid or received; empty means all. Symbols or mints."""
@@ -505,7 +529,7 @@ class GetAccountLimitsResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def limits(self) -> Global___AccountLimits:
-        """As they are now."""
+        """As they were set; tokens by their symbols."""
 
     def __init__(
         self,
@@ -557,7 +581,7 @@ class SetAccountLimitsResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def limits(self) -> Global___AccountLimits:
-        """As stored."""
+        """As they were set; tokens by their symbols."""
 
     def __init__(
         self,

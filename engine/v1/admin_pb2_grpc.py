@@ -113,14 +113,16 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAccountLimits(self, request, context):
-        """The limits of an account.
+        """The limits that were set for an account; what is not set is as the gateways' settings say.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetAccountLimits(self, request, context):
-        """Replaces the limits of an account; in force for orders accepted from then on.
+        """Replaces the limits of an account: all of them, so that what is left out is as the gateways'
+        settings say. In force everywhere within a second, for orders accepted from then on. Safe to
+        repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,9 +48,12 @@ class AdminServiceStub:
     its end in every state.
     """
     GetAccountLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetAccountLimitsRequest, _admin_pb2.GetAccountLimitsResponse]
-    """The limits of an account."""
+    """The limits that were set for an account; what is not set is as the gateways' settings say."""
     SetAccountLimits: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetAccountLimitsRequest, _admin_pb2.SetAccountLimitsResponse]
-    """Replaces the limits of an account; in force for orders accepted from then on."""
+    """Replaces the limits of an account: all of them, so that what is left out is as the gateways'
+    settings say. In force everywhere within a second, for orders accepted from then on. Safe to
+    repeat.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -70,9 +73,12 @@ class AdminServiceAsyncStub(AdminServiceStub):
     its end in every state.
     """
     GetAccountLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetAccountLimitsRequest, _admin_pb2.GetAccountLimitsResponse]  # type: ignore[assignment]
-    """The limits of an account."""
+    """The limits that were set for an account; what is not set is as the gateways' settings say."""
     SetAccountLimits: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetAccountLimitsRequest, _admin_pb2.SetAccountLimitsResponse]  # type: ignore[assignment]
-    """Replaces the limits of an account; in force for orders accepted from then on."""
+    """Replaces the limits of an account: all of them, so that what is left out is as the gateways'
+    settings say. In force everywhere within a second, for orders accepted from then on. Safe to
+    repeat.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs the engine for its accounts."""
@@ -125,7 +131,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.GetAccountLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.GetAccountLimitsResponse, _abc.Awaitable[_admin_pb2.GetAccountLimitsResponse]]:
-        """The limits of an account."""
+        """The limits that were set for an account; what is not set is as the gateways' settings say."""
 
     @_abc_1.abstractmethod
     def SetAccountLimits(
@@ -133,6 +139,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SetAccountLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetAccountLimitsResponse, _abc.Awaitable[_admin_pb2.SetAccountLimitsResponse]]:
-        """Replaces the limits of an account; in force for orders accepted from then on."""
+        """Replaces the limits of an account: all of them, so that what is left out is as the gateways'
+        settings say. In force everywhere within a second, for orders accepted from then on. Safe to
+        repeat.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -87,7 +87,10 @@ async def running_site(
         gateways=2,
         routers=2,
         executors=2,
-        settings={"dex_sim": {**SIMULATOR, "SEED": str(seed)}},
+        settings={
+            "dex_sim": {**SIMULATOR, "SEED": str(seed)},
+            "gateway": {"ORDERS_PER_MINUTE": "0"},
+        },
         show=show,
     )
     async with AsyncExitStack() as opened:

@@ -126,6 +126,7 @@ KINDS: list[type[Message]] = [
     details.BadRequest,
     details.ResourceInfo,
     details.PreconditionFailure,
+    details.QuotaFailure,
     details.RetryInfo,
 ]
 
@@ -134,6 +135,11 @@ def retry(milliseconds: int) -> details.RetryInfo:
     info = details.RetryInfo()
     info.retry_delay.FromMilliseconds(milliseconds)
     return info
+
+
+def quota(subject: str, description: str) -> details.QuotaFailure:
+    violation = details.QuotaFailure.Violation(subject=subject, description=description)
+    return details.QuotaFailure(violations=[violation])
 
 
 def info(reason: str, **metadata: str) -> details.ErrorInfo:
@@ -180,6 +186,21 @@ TOLD: list[tuple[errors.RequestError, grpc.StatusCode, list[Message]]] = [
         ],
     ),
     (
+        errors.Unauthenticated("no key"),
+        grpc.StatusCode.UNAUTHENTICATED,
+        [info("UNAUTHENTICATED")],
+    ),
+    (
+        errors.RoleRequired("a viewer", role="TRADER"),
+        grpc.StatusCode.PERMISSION_DENIED,
+        [info("ROLE_REQUIRED", role="TRADER")],
+    ),
+    (
+        errors.KeyNotFound("no such key"),
+        grpc.StatusCode.NOT_FOUND,
+        [info("KEY_NOT_FOUND")],
+    ),
+    (
         errors.NoRoute("nobody has a pool", raydium="no pool"),
         grpc.StatusCode.FAILED_PRECONDITION,
         [
@@ -192,6 +213,46 @@ TOLD: list[tuple[errors.RequestError, grpc.StatusCode, list[Message]]] = [
                 ]
             ),
         ],
+    ),
+    (
+        errors.RiskLimit([Violation("amount_in", "is above the limit")]),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        [
+            info("RISK_LIMIT", field="amount_in"),
+            details.PreconditionFailure(
+                violations=[
+                    details.PreconditionFailure.Violation(
+                        type="RISK_LIMIT", subject="amount_in", description="is above the limit"
+                    )
+                ]
+            ),
+        ],
+    ),
+    (
+        errors.TradingHalted("halted", "the venue is upside down"),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        [
+            info("TRADING_HALTED", state="HALTED", why="the venue is upside down"),
+            details.PreconditionFailure(
+                violations=[
+                    details.PreconditionFailure.Violation(
+                        type="TRADING_HALTED",
+                        subject="trading",
+                        description="no new orders are accepted now: the venue is upside down",
+                    )
+                ]
+            ),
+        ],
+    ),
+    (
+        errors.RateLimited("too fast", "desk", 7.5),
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        [info("RATE_LIMITED", account="desk"), quota("account:desk", "too fast"), retry(7500)],
+    ),
+    (
+        errors.QuotaExceeded("too many", "desk"),
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        [info("QUOTA_EXCEEDED", account="desk"), quota("account:desk", "too many"), retry(1000)],
     ),
     (
         errors.FutureSequence("5 is not yet", last_sequence="3"),

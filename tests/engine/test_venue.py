@@ -113,6 +113,32 @@ async def venue(address: str) -> AsyncIterator[Venue]:
         yield venues["raydium"]
 
 
+class CountedPace:
+    """Takes note of the turns that are taken."""
+
+    calls_ahead = 1
+    turns = 0
+
+    def __init__(self, turns_per_second: float) -> None:
+        self.turns_per_second = turns_per_second
+
+    async def turn(self) -> None:
+        CountedPace.turns += 1
+
+
+async def test_every_call_of_a_venue_with_a_limit_waits_for_its_turn(
+    script: ScriptedVenue, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(venue_module, "Pace", CountedPace)
+    async with open_venues({"raydium": address}, calls_per_second=3) as venues:
+        venue = venues["raydium"]
+        await asyncio.gather(*(venue.quote(QUERY, PATIENCE_SECONDS) for _ in range(10)))
+        quotes = len(script.asked)
+        assert CountedPace.turns == quotes
+        await venue.build(SWAP)
+    assert CountedPace.turns == quotes + 1
+
+
 def refusing(code: grpc.StatusCode) -> Callable[[Any, Context], Awaitable[Any]]:
     async def refuse(request: object, context: Context) -> None:
         await context.abort(code, "the venue's own words")

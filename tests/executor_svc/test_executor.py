@@ -13,6 +13,7 @@ from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.system_program import TransferParams, transfer
 
+from engine.accounts import Accounts
 from engine.bus import Bus
 from engine.chain import Blockhash, Commitment, TransactionReading
 from engine.errors import Refused, StaleOrder
@@ -20,13 +21,14 @@ from engine.lifecycle import EventType, Status
 from engine.order import Order, Resolution
 from engine.relay import Relay
 from engine.store import Store
+from engine.trading import TradingState, TradingSwitch
 from executor_svc import blockhash
 from executor_svc.blockhash import RecentBlockhash
 from executor_svc.executor import Executor
 from executor_svc.settlement import Settlement
 from router_svc.router import Router
 from tests import builders
-from tests.engine.test_store import execute, read
+from tests.engine.test_store import execute, facts, read
 from tests.fakes import FakeChain, FakeVenue
 
 WALLET = Keypair.from_seed(bytes([3] * 32))
@@ -44,8 +46,11 @@ class Desk:
     def again(self) -> None:
         relay = Relay(self.store, Bus())
         venues = {"raydium": self.venue}
-        self.router = Router(self.store, relay, venues, quote_timeout_seconds=2)
-        self.executor = Executor(self.store, relay, venues, self.chain, WALLET)
+        self.switch, self.accounts = TradingSwitch(self.store), Accounts(self.store)
+        self.router = Router(
+            self.store, relay, venues, self.switch, self.accounts, quote_timeout_seconds=2
+        )
+        self.executor = Executor(self.store, relay, venues, self.chain, WALLET, self.switch)
         self.settlement = Settlement(self.store, relay, self.chain, self.executor)
         self.relay = relay
 
@@ -462,3 +467,52 @@ async def test_a_live_attempt_outlives_expire_time_and_then_ends_the_order(desk:
     order = await desk.settled(order)
 
     assert (order.status, order.settled) == (Status.EXPIRED, True)
+
+
+async def test_while_trading_is_halted_orders_wait_without_using_up_tries(desk: Desk) -> None:
+    routed = await desk.routed()
+    accepted = (await desk.store.add(builders.new_order())).order
+    await desk.switch.set(TradingState.HALTED, "why", "")
+    desk.venue.refusal = Refused("VENUE_UNAVAILABLE", "nobody may ask it now")
+
+    for order in (routed, accepted):
+        await desk.router.route(order.order_id)
+        await desk.executor.execute(order.order_id)
+        assert facts(await read(desk.store, order)) == facts(order)
+    desk.venue.refusal = None
+    await desk.switch.set(TradingState.ACTIVE, "", "")
+    for order in (routed, accepted):
+        await desk.router.route(order.order_id)
+        await desk.executor.execute(order.order_id)
+        assert (await read(desk.store, order)).status is Status.SUBMITTED
+
+
+async def test_an_executor_that_has_not_seen_the_halt_signs_nothing_all_the_same(
+    desk: Desk,
+) -> None:
+    order = await desk.routed()
+    await TradingSwitch(desk.store).set(TradingState.HALTED, "why", "")
+    with pytest.raises(StaleOrder):
+        await desk.executor.execute(order.order_id)
+    order = await read(desk.store, order)
+    assert (desk.chain.sent, order.attempts, order.retries) == ([], (), 0)
+
+
+async def test_what_was_signed_before_a_halt_is_followed_to_its_end(desk: Desk) -> None:
+    order = await desk.submitted()
+    await desk.switch.set(TradingState.HALTED, "why", "")
+    desk.chain.advance(4)
+    order = await desk.settled(order, rounds=2)
+    assert (order.status, order.settled) == (Status.CONFIRMED, True)
+
+
+async def test_an_attempt_that_dies_during_a_halt_is_replaced_after_it(desk: Desk) -> None:
+    desk.chain.drops = True
+    order = await desk.submitted()
+    await desk.switch.set(TradingState.HALTED, "why", "")
+    desk.chain.advance(10)
+    order = await desk.settled(order)
+    assert order.status is Status.ROUTING
+    assert len((await desk.retried(order)).attempts) == 1
+    await desk.switch.set(TradingState.ACTIVE, "", "")
+    assert len((await desk.retried(order)).attempts) == 2

@@ -21,6 +21,7 @@ from engine.bus import EVENTS_SUBJECT, Bus
 from engine.rpc import serving
 from engine.v1 import orders_pb2 as pb
 from engine.v1 import venue_pb2, venue_pb2_grpc
+from engine.v1.admin_pb2_grpc import AdminServiceStub
 from engine.v1.orders_pb2_grpc import OrderServiceStub
 from gateway.__main__ import run
 from gateway.settings import Settings
@@ -52,7 +53,12 @@ class Gateway:
 
     address: str
     client: Any  # OrderServiceAsyncStub, which takes no keyword in its stub file
+    admin: Any  # AdminServiceAsyncStub
     stop: asyncio.Event
+
+    def called_with(self, key: str) -> Gateway:
+        """The same gateway, called with this key."""
+        return Gateway(self.address, Keyed(self.client, key), Keyed(self.admin, key), self.stop)
 
 
 @asynccontextmanager
@@ -66,6 +72,9 @@ async def running(
     max_watches: int = 10_000,
     max_waiting_orders: int = 2_000,
     drain_seconds: float = 1,
+    orders_per_minute: int = 0,
+    max_open_orders: int = 0,
+    max_streams: int = 0,
     **limits: Any,
 ) -> AsyncIterator[Gateway]:
     """The gateway as its process runs it, serving; stopped as SIGTERM would on the way out.
@@ -84,6 +93,9 @@ async def running(
         max_watches=max_watches,
         max_waiting_orders=max_waiting_orders,
         drain_seconds=drain_seconds,
+        orders_per_minute=orders_per_minute,
+        max_open_orders=max_open_orders,
+        max_streams=max_streams,
         **limits,
     )
     stop = asyncio.Event()
@@ -91,10 +103,21 @@ async def running(
     try:
         async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
             await asyncio.wait_for(channel.channel_ready(), PATIENCE_SECONDS)
-            yield Gateway(address, OrderServiceStub(channel), stop)
+            yield Gateway(address, OrderServiceStub(channel), AdminServiceStub(channel), stop)
     finally:
         stop.set()
         await asyncio.wait_for(service, PATIENCE_SECONDS)
+
+
+class Keyed:
+    """A stub whose every call carries a key."""
+
+    def __init__(self, stub: Any, key: str) -> None:
+        self._stub = stub
+        self._metadata = (("authorization", f"Bearer {key}"),)
+
+    def __getattr__(self, method: str) -> Any:
+        return partial(getattr(self._stub, method), metadata=self._metadata)
 
 
 def swap(client_order_id: str = "", **fields: Any) -> pb.SubmitOrderRequest:

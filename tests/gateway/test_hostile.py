@@ -31,6 +31,7 @@ from engine.limits import Limits
 from engine.order import Order
 from engine.relay import Relay
 from engine.store import Store
+from engine.v1 import admin_pb2
 from engine.v1 import orders_pb2 as pb
 from engine.v1.orders_pb2_grpc import OrderServiceStub
 from gateway.service import RESUME_TOKEN
@@ -57,6 +58,7 @@ from tests.gateway.running import (
 # A whole life: accepted, routing, route chosen, building, signed, confirmed.
 LIFE: Final = 6
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["OrderService"]
+ADMIN: Final = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
 # Requests that store nothing, nor does any a few bytes away; what is mangled is one of them.
 KNOWN_TO_NOBODY: Final = "01980000-0000-7000-8000-000000000000"
 REQUESTS: Final[Mapping[str, Message]] = {
@@ -99,15 +101,17 @@ async def _another_client(address: str) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-def _raw(channel: grpc.aio.Channel, method: str, sent: bytes, **how: Any) -> Any:
+def _raw(
+    channel: grpc.aio.Channel, method: str, sent: bytes, service: Any = SERVICE, **how: Any
+) -> Any:
     """The call with these bytes, whatever they are."""
-    call: Any = channel.unary_stream(f"/{SERVICE.full_name}/{method}")
+    call: Any = channel.unary_stream(f"/{service.full_name}/{method}")
     return call(sent, timeout=PATIENCE_SECONDS, **how)
 
 
-async def _told(channel: grpc.aio.Channel, method: str, sent: bytes) -> str:
+async def _told(channel: grpc.aio.Channel, method: str, sent: bytes, service: Any = SERVICE) -> str:
     """OK, or the reason for which these bytes were refused."""
-    call = _raw(channel, method, sent)
+    call = _raw(channel, method, sent, service)
     try:
         if RESUME_TOKEN in dict(await call.initial_metadata()):
             call.cancel()  # it has begun, and does not end by itself
@@ -250,6 +254,25 @@ async def test_fields_that_hold_anything_are_taken_or_refused_in_words(
     assert told in IN_WORDS
     await _assert_serving(channel)
     assert told == "OK" or await stored(gateway) == before
+
+
+@given(
+    st.one_of(
+        [
+            st.tuples(st.just(method.name), _messages(method.input_type))
+            for method in ADMIN.methods
+            if method.name != "CreateKey"  # with a key nothing else would be looked at
+        ]
+    )
+)
+@many_examples
+async def test_operators_too_are_refused_in_words(
+    gateway: Gateway, channel: grpc.aio.Channel, call: tuple[str, Message]
+) -> None:
+    method, request = call
+    told = await _told(channel, method, request.SerializeToString(), ADMIN)
+    assert told in IN_WORDS | {"KEY_NOT_FOUND"}
+    await _assert_serving(channel)
 
 
 # ── size ──────────────────────────────────────────────────────────────────────────────────────

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -42,10 +42,12 @@ async def _started(dsn: str, nats: Nats, port: int, *arguments: str) -> AsyncIte
 
 def _workers(process: Any) -> dict[int, int]:
     """How many clients' connections each worker has, by its pid."""
-    return {
-        worker.pid: sum(c.status == psutil.CONN_ESTABLISHED for c in worker.net_connections())
-        for worker in psutil.Process(process.pid).children()
-    }
+    found = {}
+    for worker in psutil.Process(process.pid).children():
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            ends = worker.net_connections()
+            found[worker.pid] = sum(c.status == psutil.CONN_ESTABLISHED for c in ends)
+    return found
 
 
 @asynccontextmanager

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from engine.accounts import Accounts
+from engine.allowance import AccountLimits
 from engine.bus import Bus
 from engine.errors import Refused, StaleOrder
 from engine.lifecycle import EventType, Status
 from engine.order import Order
 from engine.relay import Relay
 from engine.store import Store
+from engine.trading import TradingSwitch
 from router_svc.router import Router
 from tests import builders
 from tests.engine.test_store import execute, read
@@ -29,7 +32,8 @@ def venues() -> dict[str, FakeVenue]:
 
 @pytest.fixture
 def router(store: Store, venues: dict[str, FakeVenue]) -> Router:
-    return Router(store, Relay(store, Bus()), venues, quote_timeout_seconds=2)
+    switch, accounts = TradingSwitch(store), Accounts(store)
+    return Router(store, Relay(store, Bus()), venues, switch, accounts, quote_timeout_seconds=2)
 
 
 async def routed(store: Store, router: Router, **request: Any) -> Order:
@@ -184,3 +188,29 @@ async def test_a_late_hint_changes_nothing(store: Store, router: Router, status:
     await router.route(order.order_id)
 
     assert (await read(store, order)).sequence == order.sequence
+
+
+async def test_an_order_whose_account_takes_no_such_price_impact_is_tried_again_and_then_fails(
+    store: Store, venues: dict[str, FakeVenue]
+) -> None:
+    accounts = Accounts(store)
+    await accounts.set("default", AccountLimits(max_price_impact_bps=50))
+    switch = TradingSwitch(store)
+    router = Router(store, Relay(store, Bus()), venues, switch, accounts, quote_timeout_seconds=2)
+    for venue in venues.values():
+        venue.price_impact_ppm = 5_001
+    order = await routed(store, router)
+    for _ in range(3):
+        assert (order.status, order.route) == (Status.ROUTING, None)
+        await execute(store, "UPDATE orders SET not_before = now()")
+        await router.route(order.order_id)
+        order = await read(store, order)
+    assert order.status is Status.FAILED
+    assert order.failure is not None
+    assert order.failure.reason == "RISK_LIMIT"
+    assert "limit of 50 bps: meteora 50.01, raydium 50.01" in order.failure.message
+
+    venues["meteora"].price_impact_ppm = 5_000
+    order = await routed(store, router)
+    assert order.route is not None
+    assert order.route.venue == "meteora"  # the better price has too much impact

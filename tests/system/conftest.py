@@ -200,7 +200,7 @@ async def running_engine(
         addresses = {"VENUES": ",".join(f"{name}={g.address}" for name, g in venues.items())}
         settings = {
             "dex_sim": FAST,
-            "gateway": addresses,
+            "gateway": addresses | {"ORDERS_PER_MINUTE": "0"},
             "router": addresses,
             "executor": addresses | {"CHAIN_ADDRESS": chain.address},
         }

@@ -106,12 +106,13 @@ async def test_a_draining_executor_finishes_what_it_has_in_hand(engine: Engine) 
 
     stopping = asyncio.create_task(engine.stack.services["executor"].drain())
     async with engine.client() as client:
-        request = pb.WatchOrderRequest(order_id=order.order_id, after_sequence=4)
+        request = pb.WatchOrderRequest(order_id=order.order_id, after_sequence=3)
         stream = aiter(client.WatchOrder(request))
         held.release()
-        signed = (await anext(stream)).event
+        built, signed = [(await anext(stream)).event for _ in range(2)]
 
     assert await stopping == 0
+    assert built.type == pb.ORDER_EVENT_TYPE_BUILD_STARTED
     assert signed.type == pb.ORDER_EVENT_TYPE_ATTEMPT_SIGNED
     await engine.stack.start("executor")
     await assert_swapped_once(engine, order)
