@@ -51,7 +51,13 @@ async def _keep_running(number: int, settings: Settings, stop: asyncio.Event) ->
     backoff_seconds = FIRST_BACKOFF_SECONDS
     while not stop.is_set():
         worker = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "gateway", env=environment
+            sys.executable,
+            "-P",
+            "-m",
+            "gateway",
+            env=environment,
+            # Our own, not what native code writes to: that ends with us.
+            stderr=sys.stderr,
         )
         logger.info("worker started", number=number, pid=worker.pid)
         code = await _run(worker, stop, settings.drain_seconds + STOP_SECONDS)
