@@ -319,6 +319,10 @@ async def test_no_rpc_reaches_the_order_of_another_account(
 ) -> None:
     owner, stranger = await key_of(operator, VICTIM), await key_of(operator, "stranger")
     victim = operator.called_with(owner).client
+    # While somebody watches something, the gateway remembers what it heard of new orders.
+    watched = (await victim.SubmitOrder(swap())).order
+    watching = victim.WatchOrder(pb.WatchOrderRequest(order_id=watched.order_id, after_sequence=0))
+    await anext(aiter(watching))
     theirs = (await victim.SubmitOrder(swap("victims-key", amount_in=AMOUNT))).order
     found = await store.get_by_client_order_id(VICTIM, "victims-key")
     assert found is not None
@@ -337,12 +341,13 @@ async def test_no_rpc_reaches_the_order_of_another_account(
     assert before is not None
     assert after is not None
     assert (after.sequence, after.cancel_requested) == (before.sequence, before.cancel_requested)
-    assert len(await store.list_orders(VICTIM, limit=10)) == 1
+    assert len(await store.list_orders(VICTIM, limit=10)) == 2
     # What is asked for is really there to be seen, by its owner.
     own = await asyncio.gather(
         *(asked(operator, method, request, owner, 0.5) for request in requests)
     )
     assert (VICTIM in str(own)) is (method.name not in NO_ORDERS)
+    watching.cancel()
 
 
 async def test_an_order_of_another_account_is_told_of_as_one_that_does_not_exist(
