@@ -29,7 +29,6 @@ async def cancel(engine: Engine, order: pb.Order) -> pb.CancelOrderResponse:
         ("Quote", False),
         ("Quote", True),
         ("BuildSwap", True),
-        ("GetLatestBlockhash", True),
         ("SimulateTransactions", True),
     ],
 )
