@@ -37,7 +37,7 @@ MAX_RECONNECT_SECONDS: Final = 1.0
 # A majority of three goes on without the third.
 REPLICAS: Final = 3
 # What one hint may be about: orders that were committed together need no message each.
-HINT_ORDERS: Final = 8
+HINT_ORDERS: Final = 16
 # More hints than this are never useful: the reconciler offers again what is still due.
 MAX_HINTS: Final = 1_000_000
 ACK_WAIT_SECONDS: Final = 30.0
