@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from engine import statements, wire
 from engine.bus import EVENTS_SUBJECT, Bus
+from engine.event_log import EventLog, Extent
 from engine.lifecycle import Status
 from engine.order import Order
 from engine.relay import Relay
@@ -283,6 +284,30 @@ async def test_an_event_committed_late_is_skipped_by_no_token(
     await client.until((str(late.order_id), 2))
     resumed = await _watch(gateway, resume_token=before)
     await resumed.until((str(late.order_id), 2))
+
+
+async def test_what_is_announced_while_a_reader_resumes_is_not_repeated(
+    gateway: Gateway, store: Store, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await _watch(gateway)
+    order = await _accept(store)
+    await first.until((str(order.order_id), 1))
+    extent = EventLog.extent
+
+    async def after_an_event(log: EventLog) -> Extent:
+        nonlocal order
+        if order.sequence == 1:
+            order = await relay.commit(order.start_routing())
+            await first.until((str(order.order_id), 2))
+        return await extent(log)
+
+    monkeypatch.setattr(EventLog, "extent", after_an_event)
+    resumed = await _watch(gateway, resume_token=first.token)
+    await resumed.until((str(order.order_id), 2))
+    await relay.commit(order.fail(builders.FAILURE))
+
+    await resumed.until((str(order.order_id), 3))
+    assert resumed.of(order) == [*range(resumed.of(order)[0], 4)]
 
 
 async def test_readers_that_come_and_go_miss_nothing_while_messages_get_lost(
