@@ -224,7 +224,11 @@ def quick(directory: Path, **changes: Any) -> Settings:
 @asynccontextmanager
 async def connect(chain_address: str, venue_addresses: Mapping[str, str]) -> AsyncIterator[Desk]:
     """A desk with a new wallet; its calls wait until the simulator listens."""
-    options = [("grpc.service_config", '{"methodConfig": [{"name": [{}], "waitForReady": true}]}')]
+    options = [
+        ("grpc.service_config", '{"methodConfig": [{"name": [{}], "waitForReady": true}]}'),
+        # A connection of its own: one to a simulator that was killed is good for nothing.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
     async with AsyncExitStack() as opened:
 
         async def channel(address: str) -> grpc.aio.Channel:

@@ -44,6 +44,5 @@ async def test_a_halted_engine_signs_nothing_and_goes_on_by_itself(engine: Engin
     events = await engine.watch(order)
     [signed] = [e for e in events if e.type == pb.ORDER_EVENT_TYPE_ATTEMPT_SIGNED]
     assert signed.event_time.ToDatetime().timestamp() >= resumed
-    # The halt costs no try; what it takes to set it may be too long for the call that was held.
-    retried = [e for e in events if e.type == pb.ORDER_EVENT_TYPE_RETRY_SCHEDULED]
-    assert {event.error.reason for event in retried} <= {"CHAIN_UNAVAILABLE"}
+    # The halt itself costs no try; the call that was held meanwhile may have taken too long.
+    assert "TRADING_HALTED" not in {event.error.reason for event in events}
