@@ -14,7 +14,7 @@ import structlog
 
 from engine import wire
 from engine.bus import EVENTS_SUBJECT, Bus, Queue, status_subject
-from engine.errors import StaleOrder, StoreUnavailable
+from engine.errors import StoreUnavailable
 from engine.lifecycle import EventType, Status
 from engine.order import Order, Transition
 from engine.store import Store
@@ -83,18 +83,19 @@ class Relay:
         """
         return (await self._store.save(transition)).order
 
-    async def commit_each(self, transitions: Sequence[Transition]) -> list[Order | StaleOrder]:
-        """As `commit`, of many orders, for each of which another may have been faster."""
+    async def commit_each(self, transitions: Sequence[Transition]) -> list[Order | Exception]:
+        """As `commit`, of many orders, each on its own: StaleOrder, or what the database said of
+        its row, stands in its place. Raises StoreUnavailable."""
         saving = [self._store.begin_save(transition) for transition in transitions]
         saved = await asyncio.gather(*saving, return_exceptions=True)
-        results: list[Order | StaleOrder] = []
+        results: list[Order | Exception] = []
         for result in saved:
             if isinstance(result, Transition):
                 results.append(result.order)
-            elif isinstance(result, StaleOrder):
-                results.append(result)
-            else:
+            elif isinstance(result, StoreUnavailable) or not isinstance(result, Exception):
                 raise result
+            else:
+                results.append(result)
         return results
 
     async def during(

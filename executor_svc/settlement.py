@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from engine.chain import Chain, Commitment, HeightReading, StatusReading, TransactionReading
-from engine.errors import StaleOrder, StoreUnavailable, Unanswered
+from engine.errors import StoreUnavailable, Unanswered
 from engine.order import Attempt, Evidence, Failure, Fill, Order, Resolution, Transition
 from engine.relay import Relay
 from engine.store import Store
@@ -158,8 +158,9 @@ class Settlement:
         signed = self._executor.signed
         results = await self._relay.commit_each([transition for _, transition in concluded])
         for (attempt, _), result in zip(concluded, results, strict=True):
-            if isinstance(result, StaleOrder):
-                logger.debug("another settled it first", signature=attempt.signature)
+            if isinstance(result, Exception):
+                # Another settled it first, or its row was refused: it is looked at again when due.
+                logger.debug("not settled", signature=attempt.signature, why=str(result))
             elif result.live_attempt is not None:
                 if attempt.signature in signed:
                     signed[attempt.signature] = result

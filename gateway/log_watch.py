@@ -31,6 +31,7 @@ LOOK_SECONDS: Final = 0.25
 LOOK_ENTRIES: Final = 10_000
 PAGE: Final = 1_000
 MAX_UNREAD: Final = 20_000
+MAX_ENDED: Final = 50_000
 MAX_READERS: Final = 1_000
 
 
@@ -106,9 +107,10 @@ class LogTail:
         self._readers: set[Reader] = set()
         self._opening = asyncio.Lock()
         self._early: list[Sequence[pb.OrderEvent]] | None = None
-        # The last sequence handed on of every order that is not settled, and of those settled
-        # since the log was last complete.
+        # The last sequence handed on of every order that is not settled, and of those settled last:
+        # what NATS held back during an outage is announced late, and must not pass for new.
         self._last: dict[str, int] = {}
+        self._ended: deque[str] = deque()
         self._look = asyncio.Event()
         self._draining = False
         self.place = Place("", 0)
@@ -194,7 +196,7 @@ class LogTail:
         try:
             # What is announced while it is learnt where every order stands has to wait.
             await self._announcements.join(self._hear)
-            self._last = {}
+            self._last, self._ended = {}, deque()
             self.place = await self._learn()
         except BaseException:
             await self._announcements.leave(self._hear)
@@ -259,7 +261,9 @@ class LogTail:
                 )
             for order_id, entry in known:
                 if entry.settled and entry.position < complete:
-                    self._last.pop(order_id, None)
+                    self._ended.append(order_id)
+            while len(self._ended) > MAX_ENDED:
+                self._last.pop(self._ended.popleft(), None)
             self.place = Place(self.place.home, complete)
             if len(entries) < LOOK_ENTRIES:
                 return

@@ -318,6 +318,18 @@ async def test_what_a_lagging_node_told_of_the_amounts_is_not_final(desk: Desk) 
     assert (await desk.settled(order)).settled
 
 
+async def test_an_order_whose_row_is_refused_holds_up_no_other(desk: Desk) -> None:
+    good, bad = await desk.submitted(), await desk.submitted()
+    desk.chain.advance(4)
+    # The chain tells of less than the floor, which the record does not take.
+    desk.chain.landed[bad.attempts[0].signature].bonus = -(10**6)
+
+    await desk.settlement.settle_landed([bad, good])
+
+    assert (await read(desk.store, good)).settled
+    assert (await read(desk.store, bad)).status is Status.SUBMITTED
+
+
 async def test_an_absent_transaction_proves_nothing_to_those_who_read_only_what_landed(
     desk: Desk,
 ) -> None:

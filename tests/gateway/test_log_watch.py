@@ -436,6 +436,22 @@ async def test_repeated_and_reordered_messages_do_not_show(
     assert client.events == stored
 
 
+async def test_what_is_announced_long_after_the_order_was_settled_does_not_show(
+    gateway: Gateway, store: Store, bus: Bus
+) -> None:
+    assert bus.client is not None
+    client = await _watch(gateway, heartbeat_interval=ONE_SECOND)
+    order = await _unannounced(store, await _accept(store), Status.FAILED)
+    await client.until((str(order.order_id), 3))
+    await client.heartbeat()  # the log was held against it, and found complete
+    stored = list(client.events)
+
+    [batch] = wire.batches([event.SerializeToString() for event in stored])
+    await bus.client.publish(EVENTS_SUBJECT, batch)
+    await client.heartbeat()
+    assert client.events == stored
+
+
 # ── slow readers, drain ───────────────────────────────────────────────────────────────────────
 
 
