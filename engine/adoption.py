@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
+from engine.attempt import Attempt, Evidence, Fill
+from engine.failures import Failure
 from engine.lifecycle import Status
-from engine.order import (
-    Attempt,
-    Evidence,
-    Failure,
-    Fill,
-    Order,
-    OrderRequest,
-    RouteDecision,
-    Transition,
-    VenueQuote,
-)
+from engine.order import Order, OrderRequest, Transition
+from engine.route import Leg, Route, RouteDecision, VenueQuote
 
 UNKNOWN: Final = "unknown"
 WHY: Final = (
@@ -105,7 +98,21 @@ def adopt(order: Order, landing: Landing) -> list[Transition]:
 def _decision(order: Order, swapped: Swapped) -> RouteDecision:
     quote = VenueQuote(UNKNOWN, 0, pool=UNKNOWN, amount_out=swapped.amount_out)
     floor = order.min_amount_out or order.request.min_amount_out or swapped.amount_out
-    return RouteDecision((quote,), WHY, UNKNOWN, floor)
+    leg = replace(_unknown_leg(order), quoted_amount_out=swapped.amount_out, min_amount_out=floor)
+    return RouteDecision((quote,), WHY, Route((leg,), swapped.amount_out), floor)
+
+
+def _unknown_leg(order: Order) -> Leg:
+    request = order.request
+    return Leg(
+        venue=UNKNOWN,
+        pool=UNKNOWN,
+        kind=UNKNOWN,
+        mint_in=request.token_in,
+        mint_out=request.token_out,
+        amount_in=request.amount_in,
+        quoted_amount_out=0,
+    )
 
 
 def _attempt(order: Order, landing: Landing) -> Attempt:
@@ -113,8 +120,7 @@ def _attempt(order: Order, landing: Landing) -> Attempt:
     return Attempt(
         # Another order of the same key may have used the number already.
         number=max(landing.number, order.next_number),
-        venue=order.route.venue if order.route else UNKNOWN,
-        pool=order.route.pool if order.route else UNKNOWN,
+        legs=order.route.legs if order.route else (_unknown_leg(order),),
         signature=landing.signature,
         blockhash="",
         last_valid_block_height=0,

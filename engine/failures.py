@@ -6,6 +6,7 @@ Beside these, a venue's refusal and the chain's error keep the names they have o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 FAILURES: Final[Mapping[str, str]] = {
@@ -23,3 +24,11 @@ FAILURES: Final[Mapping[str, str]] = {
     "NOT_LANDED": "the transaction had not landed when its blockhash expired, proven",
     "UNSPECIFIED": "the venue or the chain gave a reason that this version does not know",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a try or an order failed: a word for programs, a sentence for people."""
+
+    reason: str
+    message: str

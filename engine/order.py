@@ -10,8 +10,11 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
+from engine.attempt import Attempt, Evidence, Fill, Resolution
 from engine.errors import IllegalTransition
+from engine.failures import Failure
 from engine.lifecycle import FINAL, EventType, Status, next_status
+from engine.route import Route, RouteDecision
 
 DEFAULT_SLIPPAGE_BPS: Final = 100
 MAX_SLIPPAGE_BPS: Final = 5000
@@ -25,104 +28,6 @@ class OrderType(StrEnum):
     """How an order is executed."""
 
     MARKET = "market"
-
-
-class Resolution(StrEnum):
-    """How it became certain what an attempt did (rule R4)."""
-
-    LANDED = "landed"
-    LANDED_WITH_ERROR = "landed_with_error"
-    EXPIRED_UNLANDED = "expired_unlanded"
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a try or an order failed: a word for programs, a sentence for people."""
-
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class VenueQuote:
-    """One venue's answer: amounts in base units, or the refusal.
-
-    `amount_out` is net: after the pool's fee, which is in token_in.
-    """
-
-    venue: str
-    latency_microseconds: int
-    pool: str = ""
-    amount_out: int = 0
-    fee: int = 0
-    price_impact_ppm: int = 0
-    slot: int = 0
-    refusal: Failure | None = None
-    # A refusal that time does not cure: no pool, not enough liquidity.
-    permanent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RouteDecision:
-    """What was considered, what won (None: nothing), why, and the floor in base units."""
-
-    quotes: tuple[VenueQuote, ...]
-    why: str
-    venue: str | None = None
-    min_amount_out: int | None = None
-
-    @property
-    def chosen(self) -> VenueQuote | None:
-        """The winning quote."""
-        return next((q for q in self.quotes if q.venue == self.venue), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where the next attempt goes, and what was promised there, in base units."""
-
-    venue: str
-    pool: str
-    quoted_amount_out: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """The readings that an attempt's resolution rests on; zero and "" where not needed."""
-
-    status_context_slot: int
-    node: str
-    slot: int = 0
-    error: str = ""
-    finalized_block_height: int = 0
-    height_context_slot: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One signed transaction; live while `resolution` is None."""
-
-    number: int
-    venue: str
-    pool: str
-    signature: str
-    blockhash: str
-    last_valid_block_height: int
-    min_amount_out: int
-    transaction: bytes
-    resolution: Resolution | None = None
-    evidence: Evidence | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """What a landed swap really paid and received, in base units, read from the chain."""
-
-    amount_in: int
-    amount_out: int
-    slot: int
-    signature: str
-    network_fee_lamports: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +189,8 @@ class Order:
 
     def choose_route(self, decision: RouteDecision) -> Transition:
         """Take the decision's winner; the first time, its floor becomes the order's (R6)."""
-        quote, floor = decision.chosen, decision.min_amount_out
-        if quote is None or floor is None:
+        route, floor = decision.route, decision.min_amount_out
+        if route is None or floor is None:
             raise IllegalTransition("a route decision without a winner chooses nothing")
         if self.min_amount_out is not None and floor != self.min_amount_out:
             raise IllegalTransition("the floor is pinned")
@@ -294,7 +199,7 @@ class Order:
         return self._after(
             EventType.ROUTE_CHOSEN,
             Detail(route=decision),
-            route=Route(quote.venue, quote.pool, quote.amount_out),
+            route=route,
             min_amount_out=floor,
         )
 

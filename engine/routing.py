@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from engine.order import Failure, OrderRequest, RouteDecision, VenueQuote
+from engine.failures import Failure
+from engine.order import OrderRequest
+from engine.route import Leg, Route, RouteDecision, VenueQuote
 
 PPM_A_BPS: Final = 100
+# What a venue that does not say it has pools of.
+DEFAULT_KIND: Final = {"raydium": "raydium_cpmm", "meteora": "meteora_dlmm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,18 @@ def choose(
             Failure("PRICE_FLOOR_NOT_MET", message),
             permanent=False,
         )
-    return RouteDecision(asked, _why(best, offers[1:]), best.venue, floor)
+    leg = Leg(
+        best.venue,
+        best.pool,
+        best.kind or DEFAULT_KIND.get(best.venue, ""),
+        request.token_in,
+        request.token_out,
+        request.amount_in,
+        best.amount_out,
+        floor,
+    )
+    route = Route((leg,), best.amount_out)
+    return RouteDecision(asked, _why(best, offers[1:]), route, floor)
 
 
 def _why(best: VenueQuote, others: Sequence[VenueQuote]) -> str:

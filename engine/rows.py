@@ -11,8 +11,11 @@ import msgspec
 
 from engine import order as domain
 from engine.adoption import Landing, Swapped
+from engine.attempt import Attempt, Evidence, Fill, Resolution
+from engine.failures import Failure
 from engine.lifecycle import EventType, Status
-from engine.order import Attempt, Detail, Order, OrderEvent, OrderRequest
+from engine.order import Detail, Order, OrderEvent, OrderRequest
+from engine.route import Leg, Route
 
 
 def encode(value: object) -> str:
@@ -28,7 +31,8 @@ def encode_detail(detail: Detail) -> str:
 
 _DETAIL_FIELDS: Final = tuple(Detail.__slots__)
 _decode_detail: Final = msgspec.json.Decoder(Detail).decode
-_decode_evidence: Final = msgspec.json.Decoder(domain.Evidence).decode
+_decode_evidence: Final = msgspec.json.Decoder(Evidence).decode
+_decode_legs: Final = msgspec.json.Decoder(tuple[Leg, ...]).decode
 
 
 def _int(value: Any) -> int | None:
@@ -55,13 +59,13 @@ def order(row: asyncpg.Record) -> Order:
         settled=row["settled"],
         sequence=row["sequence"],
         min_amount_out=_int(row["min_amount_out"]),
-        route=(None if quoted is None else domain.Route(row["venue"], row["pool"], int(quoted))),
+        route=None if quoted is None else Route(_decode_legs(row["legs"]), int(quoted)),
         retries=row["retries"],
         cancel_requested=row["cancel_requested"],
         fill=(
             None
             if amount_out is None
-            else domain.Fill(
+            else Fill(
                 int(row["filled_amount_in"]),
                 int(amount_out),
                 row["fill_slot"],
@@ -69,7 +73,7 @@ def order(row: asyncpg.Record) -> Order:
                 row["network_fee_lamports"],
             )
         ),
-        failure=None if reason is None else domain.Failure(reason, row["error_message"]),
+        failure=None if reason is None else Failure(reason, row["error_message"]),
         attempts=tuple(_attempt(attempt) for attempt in row["attempts"] or ()),
         not_before=row["not_before"],
         create_time=row["create_time"],
@@ -83,14 +87,13 @@ def _attempt(row: asyncpg.Record) -> Attempt:
     resolution, evidence = row["resolution"], row["evidence"]
     return Attempt(
         number=row["number"],
-        venue=row["venue"],
-        pool=row["pool"],
+        legs=_decode_legs(row["legs"]),
         signature=row["signature"],
         blockhash=row["blockhash"],
         last_valid_block_height=row["last_valid_block_height"],
         min_amount_out=int(row["min_amount_out"]),
         transaction=row["transaction"],
-        resolution=None if resolution is None else domain.Resolution(resolution),
+        resolution=None if resolution is None else Resolution(resolution),
         evidence=None if evidence is None else _decode_evidence(evidence),
     )
 

@@ -9,8 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from engine.allowance import Allowance
+from engine.attempt import Attempt
 from engine.lifecycle import FINAL, EventType, Status
-from engine.order import Attempt, Order, OrderEvent, Transition
+from engine.order import Order, OrderEvent, Transition
 from engine.rows import encode, encode_detail
 
 # How soon an order in this status is looked at again if nothing happens; repeated looks
@@ -36,7 +37,6 @@ FACTS: Final[Mapping[str, Callable[[Order], object]]] = {
     "settled": lambda o: o.settled,
     "min_amount_out": lambda o: o.min_amount_out,
     "venue": lambda o: o.route.venue if o.route else None,
-    "pool": lambda o: o.route.pool if o.route else None,
     "quoted_amount_out": lambda o: o.route.quoted_amount_out if o.route else None,
     "retries": lambda o: o.retries,
     "cancel_requested": lambda o: o.cancel_requested,
@@ -47,6 +47,7 @@ FACTS: Final[Mapping[str, Callable[[Order], object]]] = {
     "fill_slot": lambda o: o.fill.slot if o.fill else None,
     "fill_signature": lambda o: o.fill.signature if o.fill else None,
     "network_fee_lamports": lambda o: o.fill.network_fee_lamports if o.fill else None,
+    "legs": lambda o: encode(o.route.legs) if o.route else None,
 }
 
 MOVE: Final[Mapping[str, Callable[[Transition], object]]] = {
@@ -73,7 +74,6 @@ STEP: Final[Mapping[str, Callable[[OrderEvent], object]]] = {
 ATTEMPT: Final[Mapping[str, Callable[[Attempt], object]]] = {
     "number": lambda a: a.number,
     "venue": lambda a: a.venue,
-    "pool": lambda a: a.pool,
     "signature": lambda a: a.signature,
     "blockhash": lambda a: a.blockhash,
     "last_valid_block_height": lambda a: a.last_valid_block_height,
@@ -81,6 +81,7 @@ ATTEMPT: Final[Mapping[str, Callable[[Attempt], object]]] = {
     "transaction": lambda a: a.transaction,
     "resolution": lambda a: a.resolution.value if a.resolution else None,
     "evidence": lambda a: encode(a.evidence) if a.evidence else None,
+    "legs": lambda a: encode(a.legs),
 }
 
 REQUEST: Final[Mapping[str, Callable[[Order], object]]] = {
@@ -134,8 +135,7 @@ locked AS MATERIALIZED (
  RETURNING o.order_id, o.not_before, o.update_time, o.complete_time
 ), signed AS (
     INSERT INTO attempts (order_id, sign_time, {", ".join(ATTEMPT)})
-    SELECT a.order_id, now(), {", ".join(f"a.{name}" for name in [*ATTEMPT][:-1])},
-           a.evidence::jsonb
+    SELECT a.order_id, now(), {", ".join(f"a.{name}" for name in ATTEMPT)}
       FROM unnest($2::signed_attempt[]) AS a JOIN moved USING (order_id)
         ON CONFLICT (order_id, number) DO UPDATE
        SET resolution = EXCLUDED.resolution, evidence = EXCLUDED.evidence
@@ -315,7 +315,7 @@ _LIST: Final = (
    AND ($2::uuid IS NULL OR o.order_id {beyond} $2)
    AND ($3::text[] IS NULL OR o.status = ANY($3))
    AND ($4::text IS NULL OR o.token_in = $4 OR o.token_out = $4)
-   AND ($5::text IS NULL OR o.venue = $5)
+   AND ($5::text IS NULL OR $5 = ANY(string_to_array(o.venue, '+')))
    AND ($6::timestamptz IS NULL OR o.create_time >= $6)
    AND ($7::timestamptz IS NULL OR o.create_time < $7)
  ORDER BY o.order_id {direction} LIMIT $8"""

@@ -17,8 +17,10 @@ from engine.batch import Batcher
 from engine.certificates import Files
 from engine.channel import open_channel
 from engine.errors import Overloaded, Refused
-from engine.order import Failure, OrderRequest, VenueQuote
+from engine.failures import Failure
+from engine.order import OrderRequest
 from engine.pace import Pace
+from engine.route import VenueQuote
 from engine.v1 import venue_pb2 as pb
 from engine.v1.venue_pb2_grpc import VenueServiceStub
 
@@ -247,6 +249,7 @@ async def _quote(
         fee=quote.fee,
         price_impact_ppm=quote.price_impact_ppm,
         slot=quote.slot,
+        kind=quote.kind,
     )
 
 

@@ -11,8 +11,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine import lifecycle, token
 from engine import order as domain
+from engine.attempt import Attempt, Leftover, Resolution
+from engine.failures import Failure
 from engine.lifecycle import EventType, Status
-from engine.order import Failure, Order, OrderEvent, Resolution, RouteDecision
+from engine.order import Order, OrderEvent, OrderRequest
+from engine.route import Candidate, Leg, RouteDecision, VenueScore
 from engine.token import Token, Tokens
 from engine.v1 import orders_pb2 as pb
 
@@ -26,6 +29,7 @@ _RESOLUTION: Final = {
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # NATS takes messages of up to a MiB.
 _BATCH_BYTES: Final = 256 * 1024
+_HUNDREDTHS: Final = Token("", "", 2)
 FINAL: Final = frozenset(STATUS[status] for status in lifecycle.FINAL)
 
 
@@ -49,7 +53,7 @@ def order(order: Order, tokens: Tokens) -> pb.Order:
         status=STATUS[order.status],
         settled=order.settled,
         sequence=order.sequence,
-        attempts=[attempt(a, token_out) for a in order.attempts],
+        attempts=[attempt(a, token_out, tokens) for a in order.attempts],
         error=order_error(order.failure),
         cancel_requested=order.cancel_requested,
         retries=order.retries,
@@ -96,12 +100,12 @@ def event(order: Order, event: OrderEvent, tokens: Tokens) -> pb.OrderEvent:
     if event.previous_status is not None:
         message.previous_status = STATUS[event.previous_status]
     if detail.route is not None:
-        message.route.CopyFrom(route(detail.route, order.request.amount_in, token_in, token_out))
+        message.route.CopyFrom(route(detail.route, order.request, tokens))
     if detail.retry is not None:
         message.retry.number = detail.retry.number
         message.retry.delay.FromMilliseconds(detail.retry.delay_milliseconds)
     if detail.attempt is not None:
-        message.attempt.CopyFrom(attempt(detail.attempt, token_out))
+        message.attempt.CopyFrom(attempt(detail.attempt, token_out, tokens))
     if detail.fill is not None:
         fill = detail.fill
         message.fill.CopyFrom(
@@ -112,6 +116,7 @@ def event(order: Order, event: OrderEvent, tokens: Tokens) -> pb.OrderEvent:
                 slot=fill.slot,
                 tx_hash=fill.signature,
                 network_fee_lamports=fill.network_fee_lamports,
+                leftovers=[_leftover(each, tokens) for each in fill.leftovers],
             )
         )
     return message
@@ -141,37 +146,101 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-def route(
-    decision: RouteDecision, amount_in: int, token_in: Token, token_out: Token
-) -> pb.RouteDecision:
+def route(decision: RouteDecision, request: OrderRequest, tokens: Tokens) -> pb.RouteDecision:
     """A decision with every quote or refusal."""
-    message = pb.RouteDecision(venue=decision.venue or "", why=decision.why)
+    token_in, token_out = tokens.by_mint(request.token_in), tokens.by_mint(request.token_out)
+    message = pb.RouteDecision(
+        venue=decision.venue or "",
+        why=decision.why,
+        candidates=[_candidate(each, token_out, tokens) for each in decision.candidates],
+        scores=map(_score, decision.scores),
+    )
     if decision.min_amount_out is not None:
         message.min_amount_out = token_out.format(decision.min_amount_out)
+    if decision.route is not None:
+        message.legs.extend(_legs(decision.route.legs, tokens))
+        message.quoted_amount_out = token_out.format(decision.route.quoted_amount_out)
     for quote in decision.quotes:
         item = message.quotes.add(venue=quote.venue, refusal=order_error(quote.refusal))
         item.latency.FromMicroseconds(quote.latency_microseconds)
         if quote.refusal is None:
             item.pool = quote.pool
             item.amount_out = token_out.format(quote.amount_out)
-            item.net_price = token.price(amount_in, token_in, quote.amount_out, token_out)
+            item.net_price = token.price(request.amount_in, token_in, quote.amount_out, token_out)
             item.fee = token_in.format(quote.fee)
-            # A part per million is a hundredth of a basis point.
-            item.price_impact_bps = Token("", "", 2).format(quote.price_impact_ppm)
+            item.price_impact_bps = _bps(quote.price_impact_ppm)
             item.slot = quote.slot
+            item.kind = quote.kind
+            item.is_local = quote.is_local
     return message
 
 
-def attempt(attempt: domain.Attempt, token_out: Token) -> pb.Attempt:
+def _candidate(candidate: Candidate, token_out: Token, tokens: Tokens) -> pb.RouteCandidate:
+    message = pb.RouteCandidate(
+        legs=_legs(candidate.route.legs, tokens),
+        amount_out=token_out.format(candidate.route.quoted_amount_out),
+        network_fee_lamports=candidate.network_fee_lamports,
+        net_amount_out=token_out.format(max(0, candidate.net_amount_out)),
+        price_impact_bps=_bps(candidate.price_impact_ppm),
+        score_bps=_bps(candidate.score_ppm),
+    )
+    if candidate.network_cost:
+        message.network_cost = token_out.format(candidate.network_cost)
+    return message
+
+
+def _score(score: VenueScore) -> pb.VenueScore:
+    message = pb.VenueScore(
+        venue=score.venue,
+        orders=score.orders,
+        realised_bps=_bps(score.realised_ppm),
+        # A part per million is a ten-thousandth of a percent.
+        failed_percent=Token("", "", 4).format(score.failed_ppm),
+        score_bps=_bps(score.score_ppm),
+    )
+    message.latency.FromMicroseconds(score.latency_microseconds)
+    return message
+
+
+def _legs(legs: Sequence[Leg], tokens: Tokens) -> list[pb.RouteLeg]:
+    return [_leg(leg, tokens.by_mint(leg.mint_in), tokens.by_mint(leg.mint_out)) for leg in legs]
+
+
+def _leg(leg: Leg, token_in: Token, token_out: Token) -> pb.RouteLeg:
+    return pb.RouteLeg(
+        venue=leg.venue,
+        pool=leg.pool,
+        kind=leg.kind,
+        token_in=token_in.symbol,
+        token_out=token_out.symbol,
+        amount_in=token_in.format(leg.amount_in),
+        quoted_amount_out=token_out.format(leg.quoted_amount_out),
+        min_amount_out=token_out.format(leg.min_amount_out),
+    )
+
+
+def _leftover(leftover: Leftover, tokens: Tokens) -> pb.Leftover:
+    found = tokens.by_mint(leftover.mint)
+    return pb.Leftover(token=found.symbol, amount=found.format(leftover.amount))
+
+
+def _bps(ppm: int) -> str:
+    """A part per million is a hundredth of a basis point."""
+    sign = "-" if ppm < 0 else ""
+    return sign + _HUNDREDTHS.format(abs(ppm))
+
+
+def attempt(attempt: Attempt, token_out: Token, tokens: Tokens) -> pb.Attempt:
     """One signed transaction, without its bytes."""
     message = pb.Attempt(
         number=attempt.number,
         venue=attempt.venue,
-        pool=attempt.pool,
+        pool=attempt.legs[0].pool,
         tx_hash=attempt.signature,
         blockhash=attempt.blockhash,
         last_valid_block_height=attempt.last_valid_block_height,
         min_amount_out=token_out.format(attempt.min_amount_out),
+        legs=_legs(attempt.legs, tokens),
     )
     if attempt.resolution is not None:
         message.resolution = _RESOLUTION[attempt.resolution]

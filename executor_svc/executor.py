@@ -10,10 +10,12 @@ import structlog
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
+from engine.attempt import Attempt
 from engine.chain import Chain
 from engine.errors import Overloaded, Refused, StaleOrder, Unanswered
+from engine.failures import Failure
 from engine.lifecycle import Status
-from engine.order import Attempt, Failure, Order, Transition
+from engine.order import Order, Transition
 from engine.programs import PROGRAM_OF_VENUE, SwapTerms
 from engine.relay import Begun, Relay
 from engine.signing import Signing
@@ -117,12 +119,13 @@ class Executor:
         assert order.route is not None
         assert order.min_amount_out is not None
         route, floor, request = order.route, order.min_amount_out, order.request
-        venue = self._venues.get(route.venue)
-        if venue is None or route.venue not in PROGRAM_OF_VENUE:
-            raise Refused("VENUE_UNKNOWN", f"{route.venue} is not configured here", permanent=True)
+        [leg] = route.legs
+        venue = self._venues.get(leg.venue)
+        if venue is None or leg.venue not in PROGRAM_OF_VENUE:
+            raise Refused("VENUE_UNKNOWN", f"{leg.venue} is not configured here", permanent=True)
         terms = SwapTerms(
-            venue=route.venue,
-            pool=Pubkey.from_string(route.pool),
+            venue=leg.venue,
+            pool=Pubkey.from_string(leg.pool),
             mint_in=Pubkey.from_string(request.token_in),
             mint_out=Pubkey.from_string(request.token_out),
             wallet=self._address,
@@ -132,7 +135,7 @@ class Executor:
         instructions = await venue.build(
             venue_pb2.SwapOrder(
                 order_id=str(order.order_id),
-                pool=route.pool,
+                pool=leg.pool,
                 mint_in=request.token_in,
                 mint_out=request.token_out,
                 amount_in=request.amount_in,
@@ -153,8 +156,7 @@ class Executor:
         signature, signed = transaction.sign(message, self._wallet)
         return Attempt(
             number=number,
-            venue=route.venue,
-            pool=route.pool,
+            legs=route.legs,
             signature=signature,
             blockhash=blockhash.blockhash,
             last_valid_block_height=blockhash.last_valid_block_height,

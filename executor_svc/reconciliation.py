@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import structlog
 
 from engine.adoption import Landing, Swapped, adopt, first_difference
+from engine.attempt import Attempt
 from engine.chain import (
     BATCH_LIMIT,
     Chain,
@@ -21,7 +22,7 @@ from engine.chain import (
     TransactionReading,
 )
 from engine.errors import StaleOrder, Unanswered
-from engine.order import Attempt, Order, Transition
+from engine.order import Order, Transition
 from engine.signing import Signing
 from engine.store import Store
 from executor_svc.evidence import Verdict, judge

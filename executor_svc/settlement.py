@@ -9,9 +9,11 @@ from typing import Final
 
 import structlog
 
+from engine.attempt import Attempt, Evidence, Fill, Resolution
 from engine.chain import Chain, Commitment, HeightReading, StatusReading, TransactionReading
 from engine.errors import StoreUnavailable, Unanswered
-from engine.order import Attempt, Evidence, Failure, Fill, Order, Resolution, Transition
+from engine.failures import Failure
+from engine.order import Order, Transition
 from engine.relay import Relay
 from engine.store import Store
 from executor_svc.evidence import Verdict, judge

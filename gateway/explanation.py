@@ -10,8 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine import order as domain
 from engine import token, wire
+from engine.attempt import Attempt, Resolution
 from engine.lifecycle import EventType, Status
-from engine.order import Order, OrderEvent, Resolution, RouteDecision
+from engine.order import Order, OrderEvent
+from engine.route import JOINED, RouteDecision
 from engine.token import Token, Tokens
 from engine.v1 import orders_pb2 as pb
 
@@ -22,20 +24,19 @@ _HUNDREDTHS: Final = Token("", "", 2)
 
 def explain(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> pb.ExplainOrderResponse:
     """The whole explanation; `events` are all those up to the order's sequence, oldest first."""
-    token_in = tokens.by_mint(order.request.token_in)
     token_out = tokens.by_mint(order.request.token_out)
     response = pb.ExplainOrderResponse(
         summary=summary(order, events, tokens), order=wire.order(order, tokens)
     )
     for event in events:
         if event.detail.route is not None:
-            decision = wire.route(event.detail.route, order.request.amount_in, token_in, token_out)
+            decision = wire.route(event.detail.route, order.request, tokens)
             response.routes.add(decision=decision, decide_time=wire.timestamp(event.time))
     for attempt in order.attempts:
         told = [event for event in events if _concerns(event, attempt)]
         response.attempts.add(
             outcome=outcome(attempt),
-            attempt=wire.attempt(attempt, token_out),
+            attempt=wire.attempt(attempt, token_out, tokens),
             sign_time=_time(told, signed=True),
             resolve_time=_time(told, signed=False),
         )
@@ -52,7 +53,9 @@ def summary(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> str:
             said = _routing(order)
         case Status.BUILDING:
             assert order.route is not None
-            said = f"The swap is built and checked for {order.route.venue}; nothing is signed"
+            said = (
+                f"The swap is built and checked for {_named(order.route.venue)}; nothing is signed"
+            )
         case Status.SUBMITTED:
             said = _submitted(order, events, tokens)
         case Status.CONFIRMED:
@@ -68,7 +71,7 @@ def summary(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> str:
     return f"{said}."
 
 
-def outcome(attempt: domain.Attempt) -> str:
+def outcome(attempt: Attempt) -> str:
     """One plain sentence: how an attempt ended, and what proves it."""
     evidence = attempt.evidence
     if attempt.resolution is None or evidence is None:
@@ -93,7 +96,7 @@ def outcome(attempt: domain.Attempt) -> str:
 
 def _routing(order: Order) -> str:
     if order.route is not None:
-        return f"{order.route.venue} was chosen; waiting for an executor, nothing is signed"
+        return f"{_named(order.route.venue)} was chosen; waiting for an executor, nothing is signed"
     if order.failure is not None:
         retries = f"retry {order.retries} of {len(domain.RETRY_DELAYS)}"
         return f"Waiting for {retries}, since the last try failed: {_why(order)}"
@@ -106,8 +109,8 @@ def _submitted(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> st
     out = tokens.by_mint(order.request.token_out)
     floor = f"{out.format(live.min_amount_out)} {out.symbol}"
     said = (
-        f"Attempt {live.number} is signed for {live.venue} and may still land, for at least "
-        f"{floor}, up to block height {live.last_valid_block_height}"
+        f"Attempt {live.number} is signed for {_named(live.venue)} and may still land, for "
+        f"at least {floor}, up to block height {live.last_valid_block_height}"
     )
     moves = [event.type for event in events if event.type is not EventType.CANCEL_REQUESTED]
     if moves and moves[-1] is EventType.SWAP_REORGED:
@@ -125,7 +128,8 @@ def _confirmed(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> st
     price = token.price(fill.amount_in, token_in, fill.amount_out, token_out)
     attempt = next(a for a in order.attempts if a.signature == fill.signature)
     readable = format(PRICE_DIGITS.create_decimal(price), "f")
-    said = f"Confirmed on {attempt.venue} at {readable} {token_out.symbol} per {token_in.symbol}"
+    pair = f"{token_out.symbol} per {token_in.symbol}"
+    said = f"Confirmed on {_named(attempt.venue)} at {readable} {pair}"
     if order.min_amount_out is not None:
         better = _percent(fill.amount_out - order.min_amount_out, order.min_amount_out)
         said += f", {better} better than the floor"
@@ -137,7 +141,7 @@ def _confirmed(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> st
     return said
 
 
-def _decision_before(attempt: domain.Attempt, events: Sequence[OrderEvent]) -> RouteDecision | None:
+def _decision_before(attempt: Attempt, events: Sequence[OrderEvent]) -> RouteDecision | None:
     """The decision that led to an attempt; None when the record of it was lost."""
     last = None
     for event in events:
@@ -149,19 +153,25 @@ def _decision_before(attempt: domain.Attempt, events: Sequence[OrderEvent]) -> R
 
 
 def _others(decision: RouteDecision) -> str:
-    best = decision.chosen
     others = [quote for quote in decision.quotes if quote.venue != decision.venue]
     offers = [quote for quote in others if quote.refusal is None]
     if not others:
         return "no other venue was asked"
-    if best is None or not offers:
+    if decision.route is None or not offers:
         names = " and ".join(quote.venue for quote in others)
         return f"{names} offered nothing"
-    second = max(offers, key=lambda quote: quote.amount_out)
-    if second.amount_out == best.amount_out:
-        return f"{second.venue} offered the same"
-    less = _percent(best.amount_out - second.amount_out, best.amount_out)
-    return f"{second.venue} offered {less} less"
+    best, second = decision.route, max(offers, key=lambda quote: quote.amount_out)
+    several = len(best.legs) > 1
+    offered = f"the best single pool, at {second.venue}," if several else second.venue
+    if second.amount_out >= best.quoted_amount_out:
+        return f"{offered} offered the same"
+    less = _percent(best.quoted_amount_out - second.amount_out, best.quoted_amount_out)
+    return f"{offered} offered {less} less"
+
+
+def _named(venues: str) -> str:
+    """ "meteora and raydium" for "meteora+raydium"."""
+    return venues.replace(JOINED, " and ")
 
 
 def _percent(part: int, whole: int) -> str:
@@ -192,7 +202,7 @@ def _nothing_landed(order: Order) -> str:
     return f"attempt {last.number} is proven {end}"
 
 
-def _concerns(event: OrderEvent, attempt: domain.Attempt) -> bool:
+def _concerns(event: OrderEvent, attempt: Attempt) -> bool:
     return event.detail.attempt is not None and event.detail.attempt.number == attempt.number
 
 

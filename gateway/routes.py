@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.errors import NoRoute
-from engine.order import OrderRequest, RouteDecision
+from engine.order import OrderRequest
+from engine.route import RouteDecision
 from engine.routing import NoOffer, choose
 from engine.venue import Venue, gather_quotes
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from engine import wire
 from engine.event_log import Place
+from engine.route import JOINED
 from engine.token import Tokens
 from engine.v1 import orders_pb2 as pb
 from gateway.requests import Fields
@@ -28,7 +29,7 @@ class Selection:
             found.account == self.account
             and (not self.statuses or found.status in self.statuses)
             and (self.token is None or self.token in (found.token_in, found.token_out))
-            and (self.venue is None or self.venue == found.venue)
+            and (self.venue is None or self.venue in found.venue.split(JOINED))
         )
 
 

@@ -205,14 +205,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             wanted, self._accounts.limits(caller().account).max_price_impact_bps
         )
         tokens = self._store.tokens
-        return pb.PreviewOrderResponse(
-            route=wire.route(
-                decision,
-                wanted.amount_in,
-                tokens.by_mint(wanted.token_in),
-                tokens.by_mint(wanted.token_out),
-            )
-        )
+        return pb.PreviewOrderResponse(route=wire.route(decision, wanted, tokens))
 
     async def CancelOrder(
         self, request: pb.CancelOrderRequest, context: Any

@@ -7,8 +7,9 @@ from uuid import UUID
 
 from engine.accounts import Accounts
 from engine.lifecycle import Status
-from engine.order import Order, Transition, VenueQuote
+from engine.order import Order, Transition
 from engine.relay import Begun, Relay
+from engine.route import VenueQuote
 from engine.routing import NoOffer, choose
 from engine.store import Store
 from engine.trading import TradingSwitch

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import uuid_utils.compat
 
+from engine.attempt import Attempt, Evidence, Fill
+from engine.failures import Failure
 from engine.lifecycle import Status
-from engine.order import (
-    Attempt,
-    Evidence,
-    Failure,
-    Fill,
-    Order,
-    OrderRequest,
-    RouteDecision,
-    Transition,
-    VenueQuote,
-)
+from engine.order import Order, OrderRequest, Transition
+from engine.route import Leg, Route, RouteDecision, VenueQuote
 
 SOL = "So11111111111111111111111111111111111111112"
 USDC = "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"
@@ -37,7 +30,18 @@ def decision(amount_out: int = 225_000_000, floor: int = 222_750_000) -> RouteDe
         VenueQuote("meteora", 900, refusal=Failure("VENUE_TIMEOUT", "late")),
         VenueQuote("raydium", 1200, "pool", amount_out, 3_750_000, 120, 7),
     )
-    return RouteDecision(quotes, "raydium was the only venue with a quote", "raydium", floor)
+    why = "raydium was the only venue with a quote"
+    return RouteDecision(quotes, why, route(amount_out, floor), floor)
+
+
+def leg(amount_out: int = 225_000_000, floor: int = 222_750_000, venue: str = "raydium") -> Leg:
+    """A swap of a new order's whole amount."""
+    return Leg(venue, "pool", "raydium_cpmm", SOL, USDC, 1_500_000_000, amount_out, floor)
+
+
+def route(amount_out: int = 225_000_000, floor: int = 222_750_000, venue: str = "raydium") -> Route:
+    """A route of that leg alone."""
+    return Route((leg(amount_out, floor, venue),), amount_out)
 
 
 def attempt(order: Order, signature: str = "") -> Attempt:
@@ -45,8 +49,7 @@ def attempt(order: Order, signature: str = "") -> Attempt:
     number = order.next_number
     return Attempt(
         number=number,
-        venue="raydium",
-        pool="pool",
+        legs=order.route.legs if order.route else (leg(),),
         signature=signature or f"{order.order_id}-{number}",
         blockhash="hash",
         last_valid_block_height=150,

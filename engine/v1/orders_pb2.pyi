@@ -446,12 +446,13 @@ class Attempt(_message.Message):
     MIN_AMOUNT_OUT_FIELD_NUMBER: _builtins.int
     RESOLUTION_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    LEGS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """1, 2, 3 … within the order."""
     venue: _builtins.str
-    """The venue it swaps at."""
+    """The venues it swaps at, joined by "+" when there are several."""
     pool: _builtins.str
-    """Address of the pool."""
+    """Address of the first leg's pool."""
     tx_hash: _builtins.str
     """Base58 signature, recorded before the first byte was sent."""
     blockhash: _builtins.str
@@ -466,6 +467,10 @@ class Attempt(_message.Message):
     def evidence(self) -> Global___Evidence:
         """What the resolution rests on."""
 
+    @_builtins.property
+    def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteLeg]:
+        """Its swaps, which happen all together or not at all."""
+
     def __init__(
         self,
         *,
@@ -478,14 +483,67 @@ class Attempt(_message.Message):
         min_amount_out: _builtins.str = ...,
         resolution: Global___AttemptResolution.ValueType = ...,
         evidence: Global___Evidence | None = ...,
+        legs: _abc.Iterable[Global___RouteLeg] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blockhash", b"blockhash", "evidence", b"evidence", "last_valid_block_height", b"last_valid_block_height", "min_amount_out", b"min_amount_out", "number", b"number", "pool", b"pool", "resolution", b"resolution", "tx_hash", b"tx_hash", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blockhash", b"blockhash", "evidence", b"evidence", "last_valid_block_height", b"last_valid_block_height", "legs", b"legs", "min_amount_out", b"min_amount_out", "number", b"number", "pool", b"pool", "resolution", b"resolution", "tx_hash", b"tx_hash", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
+class RouteLeg(_message.Message):
+    """One swap of a route. Legs that pay the order's token_in split its amount; one that pays another
+    token follows the leg that receives it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VENUE_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TOKEN_IN_FIELD_NUMBER: _builtins.int
+    TOKEN_OUT_FIELD_NUMBER: _builtins.int
+    AMOUNT_IN_FIELD_NUMBER: _builtins.int
+    QUOTED_AMOUNT_OUT_FIELD_NUMBER: _builtins.int
+    MIN_AMOUNT_OUT_FIELD_NUMBER: _builtins.int
+    venue: _builtins.str
+    """The venue."""
+    pool: _builtins.str
+    """Address of the pool."""
+    kind: _builtins.str
+    """Kind of pool: raydium_cpmm, raydium_amm_v4, raydium_clmm, meteora_dlmm, meteora_damm_v2."""
+    token_in: _builtins.str
+    """Symbol of the token it pays."""
+    token_out: _builtins.str
+    """Symbol of the token it receives."""
+    amount_in: _builtins.str
+    """What it pays, in whole token_in."""
+    quoted_amount_out: _builtins.str
+    """What it was quoted to receive after the pool's fee, in whole token_out."""
+    min_amount_out: _builtins.str
+    """The least it may receive, in whole token_out; the program itself keeps it."""
+    def __init__(
+        self,
+        *,
+        venue: _builtins.str = ...,
+        pool: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        token_in: _builtins.str = ...,
+        token_out: _builtins.str = ...,
+        amount_in: _builtins.str = ...,
+        quoted_amount_out: _builtins.str = ...,
+        min_amount_out: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_in", b"amount_in", "kind", b"kind", "min_amount_out", b"min_amount_out", "pool", b"pool", "quoted_amount_out", b"quoted_amount_out", "token_in", b"token_in", "token_out", b"token_out", "venue", b"venue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteLeg: _TypeAlias = RouteLeg  # noqa: Y015
 
 @_typing.final
 class Evidence(_message.Message):
@@ -541,6 +599,7 @@ class Fill(_message.Message):
     SLOT_FIELD_NUMBER: _builtins.int
     TX_HASH_FIELD_NUMBER: _builtins.int
     NETWORK_FEE_LAMPORTS_FIELD_NUMBER: _builtins.int
+    LEFTOVERS_FIELD_NUMBER: _builtins.int
     amount_in: _builtins.str
     """What was paid, in whole tokens."""
     amount_out: _builtins.str
@@ -553,6 +612,10 @@ class Fill(_message.Message):
     """Signature, base58."""
     network_fee_lamports: _builtins.int
     """Fee paid to the network, in lamports."""
+    @_builtins.property
+    def leftovers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Leftover]:
+        """What a route through a third token left of it in the wallet."""
+
     def __init__(
         self,
         *,
@@ -562,14 +625,41 @@ class Fill(_message.Message):
         slot: _builtins.int = ...,
         tx_hash: _builtins.str = ...,
         network_fee_lamports: _builtins.int = ...,
+        leftovers: _abc.Iterable[Global___Leftover] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_in", b"amount_in", "amount_out", b"amount_out", "executed_price", b"executed_price", "network_fee_lamports", b"network_fee_lamports", "slot", b"slot", "tx_hash", b"tx_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_in", b"amount_in", "amount_out", b"amount_out", "executed_price", b"executed_price", "leftovers", b"leftovers", "network_fee_lamports", b"network_fee_lamports", "slot", b"slot", "tx_hash", b"tx_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Fill: _TypeAlias = Fill  # noqa: Y015
+
+@_typing.final
+class Leftover(_message.Message):
+    """An amount of a token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """Symbol."""
+    amount: _builtins.str
+    """In whole tokens."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        amount: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leftover: _TypeAlias = Leftover  # noqa: Y015
 
 @_typing.final
 class VenueQuote(_message.Message):
@@ -586,6 +676,8 @@ class VenueQuote(_message.Message):
     SLOT_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    IS_LOCAL_FIELD_NUMBER: _builtins.int
     venue: _builtins.str
     """The venue."""
     pool: _builtins.str
@@ -600,6 +692,10 @@ class VenueQuote(_message.Message):
     """How far the swap moves the price, in basis points, without fees; decimal string."""
     slot: _builtins.int
     """The slot of the pool state it was computed from."""
+    kind: _builtins.str
+    """Kind of pool, as in RouteLeg; empty when the venue does not say."""
+    is_local: _builtins.bool
+    """True: computed from the venue's stream of pool states. False: the venue was asked."""
     @_builtins.property
     def latency(self) -> _duration_pb2.Duration:
         """How long the venue took."""
@@ -620,14 +716,108 @@ class VenueQuote(_message.Message):
         slot: _builtins.int = ...,
         latency: _duration_pb2.Duration | None = ...,
         refusal: Global___OrderError | None = ...,
+        kind: _builtins.str = ...,
+        is_local: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_out", b"amount_out", "fee", b"fee", "latency", b"latency", "net_price", b"net_price", "pool", b"pool", "price_impact_bps", b"price_impact_bps", "refusal", b"refusal", "slot", b"slot", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_out", b"amount_out", "fee", b"fee", "is_local", b"is_local", "kind", b"kind", "latency", b"latency", "net_price", b"net_price", "pool", b"pool", "price_impact_bps", b"price_impact_bps", "refusal", b"refusal", "slot", b"slot", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VenueQuote: _TypeAlias = VenueQuote  # noqa: Y015
+
+@_typing.final
+class RouteCandidate(_message.Message):
+    """One way to do the swap that was considered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEGS_FIELD_NUMBER: _builtins.int
+    AMOUNT_OUT_FIELD_NUMBER: _builtins.int
+    NETWORK_FEE_LAMPORTS_FIELD_NUMBER: _builtins.int
+    NETWORK_COST_FIELD_NUMBER: _builtins.int
+    NET_AMOUNT_OUT_FIELD_NUMBER: _builtins.int
+    PRICE_IMPACT_BPS_FIELD_NUMBER: _builtins.int
+    SCORE_BPS_FIELD_NUMBER: _builtins.int
+    amount_out: _builtins.str
+    """What the trader would receive after pool fees, in whole token_out."""
+    network_fee_lamports: _builtins.int
+    """What the network would take, in lamports."""
+    network_cost: _builtins.str
+    """The same in whole token_out; empty when no pool tells what SOL is worth there."""
+    net_amount_out: _builtins.str
+    """amount_out less network_cost."""
+    price_impact_bps: _builtins.str
+    """How far its swaps move the price, in basis points, without fees; decimal string."""
+    score_bps: _builtins.str
+    """What the venues' own past adds to its rank, in basis points; decimal string, may be negative."""
+    @_builtins.property
+    def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteLeg]:
+        """Its swaps."""
+
+    def __init__(
+        self,
+        *,
+        legs: _abc.Iterable[Global___RouteLeg] | None = ...,
+        amount_out: _builtins.str = ...,
+        network_fee_lamports: _builtins.int = ...,
+        network_cost: _builtins.str = ...,
+        net_amount_out: _builtins.str = ...,
+        price_impact_bps: _builtins.str = ...,
+        score_bps: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_out", b"amount_out", "legs", b"legs", "net_amount_out", b"net_amount_out", "network_cost", b"network_cost", "network_fee_lamports", b"network_fee_lamports", "price_impact_bps", b"price_impact_bps", "score_bps", b"score_bps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteCandidate: _TypeAlias = RouteCandidate  # noqa: Y015
+
+@_typing.final
+class VenueScore(_message.Message):
+    """What a venue's orders of late came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VENUE_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    REALISED_BPS_FIELD_NUMBER: _builtins.int
+    FAILED_PERCENT_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    SCORE_BPS_FIELD_NUMBER: _builtins.int
+    venue: _builtins.str
+    """The venue."""
+    orders: _builtins.int
+    """How many ended orders are counted."""
+    realised_bps: _builtins.str
+    """Received against quoted, in basis points above (or, negative, below); decimal string."""
+    failed_percent: _builtins.str
+    """Attempts that landed without a swap or never landed, of a hundred; decimal string."""
+    score_bps: _builtins.str
+    """What follows for routing, in basis points; bounded, decimal string, may be negative."""
+    @_builtins.property
+    def latency(self) -> _duration_pb2.Duration:
+        """How long the venue took to quote or build, on average."""
+
+    def __init__(
+        self,
+        *,
+        venue: _builtins.str = ...,
+        orders: _builtins.int = ...,
+        realised_bps: _builtins.str = ...,
+        failed_percent: _builtins.str = ...,
+        latency: _duration_pb2.Duration | None = ...,
+        score_bps: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_percent", b"failed_percent", "latency", b"latency", "orders", b"orders", "realised_bps", b"realised_bps", "score_bps", b"score_bps", "venue", b"venue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenueScore: _TypeAlias = VenueScore  # noqa: Y015
 
 @_typing.final
 class RouteDecision(_message.Message):
@@ -639,15 +829,33 @@ class RouteDecision(_message.Message):
     VENUE_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     MIN_AMOUNT_OUT_FIELD_NUMBER: _builtins.int
+    LEGS_FIELD_NUMBER: _builtins.int
+    QUOTED_AMOUNT_OUT_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     venue: _builtins.str
-    """The winner; empty when there is none."""
+    """The winner's venues, joined by "+" when there are several; empty when there is none."""
     why: _builtins.str
     """One plain sentence."""
     min_amount_out: _builtins.str
     """The floor, in whole tokens."""
+    quoted_amount_out: _builtins.str
+    """What the winner was quoted to yield after pool fees, in whole token_out."""
     @_builtins.property
     def quotes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VenueQuote]:
         """Every venue asked, with its quote or its refusal."""
+
+    @_builtins.property
+    def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteLeg]:
+        """The winner's swaps."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteCandidate]:
+        """The ways considered, the winner first; only the best few."""
+
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___VenueScore]:
+        """What the venues' own past says; empty where too little is known."""
 
     def __init__(
         self,
@@ -656,10 +864,14 @@ class RouteDecision(_message.Message):
         venue: _builtins.str = ...,
         why: _builtins.str = ...,
         min_amount_out: _builtins.str = ...,
+        legs: _abc.Iterable[Global___RouteLeg] | None = ...,
+        quoted_amount_out: _builtins.str = ...,
+        candidates: _abc.Iterable[Global___RouteCandidate] | None = ...,
+        scores: _abc.Iterable[Global___VenueScore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_amount_out", b"min_amount_out", "quotes", b"quotes", "venue", b"venue", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "legs", b"legs", "min_amount_out", b"min_amount_out", "quoted_amount_out", b"quoted_amount_out", "quotes", b"quotes", "scores", b"scores", "venue", b"venue", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1550,22 +1762,64 @@ class PreviewOrderResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROUTE_FIELD_NUMBER: _builtins.int
+    CURVE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def route(self) -> Global___RouteDecision:
         """Every venue's quote or refusal, and the route that would be chosen."""
+
+    @_builtins.property
+    def curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImpactPoint]:
+        """What other amounts would yield now, ascending: each by its own best route."""
 
     def __init__(
         self,
         *,
         route: Global___RouteDecision | None = ...,
+        curve: _abc.Iterable[Global___ImpactPoint] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["route", b"route"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["curve", b"curve", "route", b"route"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PreviewOrderResponse: _TypeAlias = PreviewOrderResponse  # noqa: Y015
+
+@_typing.final
+class ImpactPoint(_message.Message):
+    """One point of the price impact curve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_IN_FIELD_NUMBER: _builtins.int
+    AMOUNT_OUT_FIELD_NUMBER: _builtins.int
+    PRICE_IMPACT_BPS_FIELD_NUMBER: _builtins.int
+    VENUE_FIELD_NUMBER: _builtins.int
+    amount_in: _builtins.str
+    """How much is paid, in whole token_in."""
+    amount_out: _builtins.str
+    """What the best route for this amount yields, in whole token_out."""
+    price_impact_bps: _builtins.str
+    """What the trader loses against the price of the smallest amount, in basis points, fees apart;
+    decimal string.
+    """
+    venue: _builtins.str
+    """The venues of that route, joined by "+"."""
+    def __init__(
+        self,
+        *,
+        amount_in: _builtins.str = ...,
+        amount_out: _builtins.str = ...,
+        price_impact_bps: _builtins.str = ...,
+        venue: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_in", b"amount_in", "amount_out", b"amount_out", "price_impact_bps", b"price_impact_bps", "venue", b"venue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImpactPoint: _TypeAlias = ImpactPoint  # noqa: Y015
 
 @_typing.final
 class CancelOrderRequest(_message.Message):

@@ -102,6 +102,8 @@ class Pool(_message.Message):
     RESERVE_B_FIELD_NUMBER: _builtins.int
     FEE_PPM_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """Address of the pool account, base58."""
     mint_a: _builtins.str
@@ -116,6 +118,15 @@ class Pool(_message.Message):
     """Its fee now, in hundredths of a basis point (2500 = 25 bps)."""
     slot: _builtins.int
     """The slot of this state."""
+    kind: _builtins.str
+    """Kind of pool: raydium_cpmm, raydium_amm_v4, raydium_clmm, meteora_dlmm, meteora_damm_v2; empty
+    for one whose arithmetic the venue keeps to itself.
+    """
+    state: _builtins.str
+    """The whole state, from which swaps are computed exactly: a JSON object by the field names of the
+    program's accounts, as `oee quote --pool` reads it. mint_a is token 0, coin, X or A. Empty
+    without a kind.
+    """
     def __init__(
         self,
         *,
@@ -126,10 +137,12 @@ class Pool(_message.Message):
         reserve_b: _builtins.str = ...,
         fee_ppm: _builtins.int = ...,
         slot: _builtins.int = ...,
+        kind: _builtins.str = ...,
+        state: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "fee_ppm", b"fee_ppm", "mint_a", b"mint_a", "mint_b", b"mint_b", "reserve_a", b"reserve_a", "reserve_b", b"reserve_b", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "fee_ppm", b"fee_ppm", "kind", b"kind", "mint_a", b"mint_a", "mint_b", b"mint_b", "reserve_a", b"reserve_a", "reserve_b", b"reserve_b", "slot", b"slot", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,6 +238,7 @@ class Quote(_message.Message):
     PRICE_IMPACT_PPM_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """Address of the pool."""
     mint_in: _builtins.str
@@ -241,6 +255,8 @@ class Quote(_message.Message):
     """1 - (output / net input) / spot price before the swap, in parts per million."""
     slot: _builtins.int
     """The slot of the pool state it was computed from."""
+    kind: _builtins.str
+    """Kind of the pool, as in Pool."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """The venue stands by the state until then."""
@@ -257,10 +273,11 @@ class Quote(_message.Message):
         price_impact_ppm: _builtins.int = ...,
         slot: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_in", b"amount_in", "amount_out", b"amount_out", "expire_time", b"expire_time", "fee", b"fee", "mint_in", b"mint_in", "mint_out", b"mint_out", "pool", b"pool", "price_impact_ppm", b"price_impact_ppm", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_in", b"amount_in", "amount_out", b"amount_out", "expire_time", b"expire_time", "fee", b"fee", "kind", b"kind", "mint_in", b"mint_in", "mint_out", b"mint_out", "pool", b"pool", "price_impact_ppm", b"price_impact_ppm", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -485,18 +502,38 @@ class SwapInstructions(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ARRAYS_FIELD_NUMBER: _builtins.int
+    MARKET_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """Kind of the pool, as in Pool: which program's swap this is."""
+    market: _builtins.str
+    """The market account that pool and vaults of a raydium_amm_v4 pool are derived from, base58."""
+    config: _builtins.int
+    """The index of the pool's amm_config (raydium_cpmm, raydium_clmm)."""
     @_builtins.property
     def instructions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instruction]:
         """In order; compute budget and memo are the executor's own."""
+
+    @_builtins.property
+    def arrays(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The indexes of the bin arrays (meteora_dlmm) or the start ticks of the tick arrays
+        (raydium_clmm) that it names, in its order: whoever signs derives their addresses from these.
+        """
 
     def __init__(
         self,
         *,
         instructions: _abc.Iterable[Global___Instruction] | None = ...,
+        kind: _builtins.str = ...,
+        arrays: _abc.Iterable[_builtins.int] | None = ...,
+        market: _builtins.str = ...,
+        config: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instructions", b"instructions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays", "config", b"config", "instructions", b"instructions", "kind", b"kind", "market", b"market"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -582,18 +619,26 @@ class WatchPoolsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     POOLS_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    slot: _builtins.int
+    """That slot."""
+    time: _builtins.int
+    """The chain's clock at that slot, in unix seconds: what fees that decay are computed with."""
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pool]:
-        """As of one slot."""
+        """As of one slot; none when nothing changed."""
 
     def __init__(
         self,
         *,
         pools: _abc.Iterable[Global___Pool] | None = ...,
+        slot: _builtins.int = ...,
+        time: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools", "slot", b"slot", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

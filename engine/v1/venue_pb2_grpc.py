@@ -83,7 +83,8 @@ class VenueServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchPools(self, request, context):
-        """Every pool once, then each again whenever it changes, and new pools as they appear.
+        """Every pool once, then each again whenever it changes, and new pools as they appear. At least
+        one message a second, even when nothing changed: silence means that the stream is stale.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

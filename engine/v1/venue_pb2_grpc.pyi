@@ -40,7 +40,9 @@ class VenueServiceStub:
     BuildSwap: _grpc.UnaryUnaryMultiCallable[_venue_pb2.BuildSwapRequest, _venue_pb2.BuildSwapResponse]
     """The venue's instructions for quoted swaps. Has no effect on the chain; safe to repeat."""
     WatchPools: _grpc.UnaryStreamMultiCallable[_venue_pb2.WatchPoolsRequest, _venue_pb2.WatchPoolsResponse]
-    """Every pool once, then each again whenever it changes, and new pools as they appear."""
+    """Every pool once, then each again whenever it changes, and new pools as they appear. At least
+    one message a second, even when nothing changed: silence means that the stream is stale.
+    """
 
 @_typing.type_check_only
 class VenueServiceAsyncStub(VenueServiceStub):
@@ -54,7 +56,9 @@ class VenueServiceAsyncStub(VenueServiceStub):
     BuildSwap: _aio.UnaryUnaryMultiCallable[_venue_pb2.BuildSwapRequest, _venue_pb2.BuildSwapResponse]  # type: ignore[assignment]
     """The venue's instructions for quoted swaps. Has no effect on the chain; safe to repeat."""
     WatchPools: _aio.UnaryStreamMultiCallable[_venue_pb2.WatchPoolsRequest, _venue_pb2.WatchPoolsResponse]  # type: ignore[assignment]
-    """Every pool once, then each again whenever it changes, and new pools as they appear."""
+    """Every pool once, then each again whenever it changes, and new pools as they appear. At least
+    one message a second, even when nothing changed: silence means that the stream is stale.
+    """
 
 class VenueServiceServicer(metaclass=_abc_1.ABCMeta):
     """One DEX venue. Calls take many items and answer each on its own, in the order asked."""
@@ -89,6 +93,8 @@ class VenueServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _venue_pb2.WatchPoolsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_venue_pb2.WatchPoolsResponse], _abc.AsyncIterator[_venue_pb2.WatchPoolsResponse]]:
-        """Every pool once, then each again whenever it changes, and new pools as they appear."""
+        """Every pool once, then each again whenever it changes, and new pools as they appear. At least
+        one message a second, even when nothing changed: silence means that the stream is stale.
+        """
 
 def add_VenueServiceServicer_to_server(servicer: VenueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

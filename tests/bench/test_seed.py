@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bench.seed import seed
+from engine.attempt import Resolution
 from engine.event_log import EventLog
 from engine.lifecycle import EventType, Status
-from engine.order import Resolution
 from engine.store import Store
 from tests import builders
 

@@ -11,18 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from engine.attempt import Resolution
 from engine.errors import IllegalTransition
 from engine.lifecycle import FINAL, UNSIGNED, EventType, Status
-from engine.order import (
-    Order,
-    OrderRequest,
-    Resolution,
-    Retry,
-    RouteDecision,
-    Transition,
-    VenueQuote,
-    first_difference,
-)
+from engine.order import Order, OrderRequest, Retry, Transition, first_difference
+from engine.route import RouteDecision, VenueQuote
 from tests import builders
 from tests.builders import EVIDENCE, FAILURE, SOL, USDC, in_status
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from engine.attempt import Resolution
 from engine.errors import StaleOrder, StartupError, StoreUnavailable
 from engine.event_log import EventLog
 from engine.lifecycle import FINAL, EventType, Status
 from engine.migrate import migrate
-from engine.order import Order, Resolution
+from engine.order import Order
 from engine.store import Store, open_store
 from engine.token import MAX_AMOUNT
 from oee.postgres import Postgres
@@ -300,7 +301,7 @@ IMPOSSIBLE = {
     "unsettled and never looked at": "next_check_at = NULL",
     "settled and looked at": "settled = true",
     "final without its time": "complete_time = NULL",
-    "a route by halves": "pool = NULL",
+    "a route by halves": "legs = NULL",
     "an order without a sequence": "sequence = 0",
     "a fourth retry": "retries = 4",
     "one token on both sides": "token_out = token_in",

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import lifecycle, wire
+from engine.attempt import Evidence, Resolution
 from engine.lifecycle import EventType, Status
-from engine.order import Evidence, Order, OrderEvent, OrderType, Resolution, RouteDecision
+from engine.order import Order, OrderEvent, OrderType
+from engine.route import RouteDecision
 from engine.token import Token, Tokens
 from engine.v1 import orders_pb2 as pb
 from tests import builders
@@ -139,6 +141,18 @@ def test_a_submitted_order_shows_its_signature_and_no_bytes() -> None:
             blockhash="hash",
             last_valid_block_height=150,
             min_amount_out="222.75",
+            legs=[
+                pb.RouteLeg(
+                    venue="raydium",
+                    pool="pool",
+                    kind="raydium_cpmm",
+                    token_in="SOL",
+                    token_out="USDC",
+                    amount_in="1.5",
+                    quoted_amount_out="225",
+                    min_amount_out="222.75",
+                )
+            ],
         )
     ]
     assert order.attempts[0].transaction not in message.SerializeToString()

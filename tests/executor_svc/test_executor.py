@@ -14,11 +14,12 @@ from solders.keypair import Keypair
 from solders.system_program import TransferParams, transfer
 
 from engine.accounts import Accounts
+from engine.attempt import Resolution
 from engine.bus import Bus
 from engine.chain import Blockhash, Commitment, TransactionReading
 from engine.errors import Refused, StaleOrder
 from engine.lifecycle import EventType, Status
-from engine.order import Order, Resolution
+from engine.order import Order
 from engine.relay import Relay
 from engine.store import Store
 from engine.trading import TradingState, TradingSwitch

@@ -10,11 +10,12 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
+from engine.attempt import Resolution
 from engine.chain import HeightReading
 from engine.errors import ClientOrderIdReused, StaleOrder, Unanswered
 from engine.lifecycle import EventType, Status
 from engine.migrate import migrate
-from engine.order import Order, Resolution
+from engine.order import Order
 from engine.signing import Signing
 from engine.store import Store, open_store
 from executor_svc import reconciliation

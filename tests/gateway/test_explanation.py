@@ -8,20 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from engine.attempt import Evidence, Fill, Resolution
 from engine.bus import Bus
+from engine.failures import Failure
 from engine.lifecycle import FINAL, EventType, Status
-from engine.order import (
-    Evidence,
-    Failure,
-    Fill,
-    Order,
-    OrderEvent,
-    Resolution,
-    RouteDecision,
-    Transition,
-    VenueQuote,
-)
+from engine.order import Order, OrderEvent, Transition
 from engine.relay import Relay
+from engine.route import RouteDecision, VenueQuote
 from engine.store import Store
 from engine.token import Token, Tokens
 from engine.v1 import orders_pb2 as pb
@@ -59,14 +52,14 @@ class Life:
             self.then(self.order.start_routing())
         floor = self.order.min_amount_out or 225_600_000
         best = max(quotes, key=lambda quote: quote.amount_out)
+        route = builders.route(best.amount_out, floor, best.venue)
         return self.then(
-            self.order.choose_route(RouteDecision(quotes, "it pays most", best.venue, floor))
+            self.order.choose_route(RouteDecision(quotes, "it pays most", route, floor))
         )
 
     def signed(self, *quotes: VenueQuote) -> Life:
         self.routed(*(quotes or (RAYDIUM, METEORA))).then(self.order.start_building())
-        attempt = replace(builders.attempt(self.order), venue="meteora")
-        return self.then(self.order.sign(attempt))
+        return self.then(self.order.sign(builders.attempt(self.order)))
 
     def confirmed(self, *quotes: VenueQuote) -> Life:
         self.signed(*quotes)
@@ -227,11 +220,10 @@ def test_two_venues_that_offered_the_same_are_said_to() -> None:
     tie = replace(RAYDIUM, amount_out=METEORA.amount_out)
     life = Life()
     life.then(life.order.start_routing())
-    life.then(
-        life.order.choose_route(RouteDecision((tie, METEORA), "a tie", "meteora", 225_600_000))
-    )
+    meteora = builders.route(METEORA.amount_out, 225_600_000, "meteora")
+    life.then(life.order.choose_route(RouteDecision((tie, METEORA), "a tie", meteora, 225_600_000)))
     life.then(life.order.start_building())
-    attempt = replace(builders.attempt(life.order), venue="meteora")
+    attempt = builders.attempt(life.order)
     life.then(life.order.sign(attempt))
     life.then(life.order.confirm(Fill(1_500_000_000, 226_502_400, 380, attempt.signature, 5000)))
 

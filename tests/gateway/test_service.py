@@ -15,9 +15,10 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 
+from engine.attempt import Resolution
 from engine.errors import StaleOrder
 from engine.lifecycle import Status
-from engine.order import Order, Resolution
+from engine.order import Order
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
 from tests import builders

@@ -1,0 +1,125 @@
+"""Routes: what venues quote, the ways considered, and the one chosen. Amounts in base units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from engine.failures import Failure
+
+JOINED: Final = "+"
+
+
+def venues_of(legs: Sequence[Leg]) -> str:
+    """The venues of these legs, each once, in their order: "raydium", or "meteora+raydium"."""
+    return JOINED.join(dict.fromkeys([leg.venue for leg in legs]))
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One swap instruction of a route, in a pool of this kind ("raydium_cpmm", …).
+
+    `min_amount_out` is the leg's own floor, which the program keeps; 0 until the route's floor
+    is known.
+    """
+
+    venue: str
+    pool: str
+    kind: str
+    mint_in: str
+    mint_out: str
+    amount_in: int
+    quoted_amount_out: int
+    min_amount_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One transaction's swaps, which happen all together or not at all.
+
+    Legs that pay token_in split the amount; a leg that pays another token follows the one that
+    receives it, and pays no more than that one's floor.
+    """
+
+    legs: tuple[Leg, ...]
+    quoted_amount_out: int
+
+    @property
+    def venue(self) -> str:
+        """The venues of its legs, joined by "+"."""
+        return venues_of(self.legs)
+
+
+@dataclass(frozen=True, slots=True)
+class VenueQuote:
+    """One venue's best single pool for the whole amount, or the refusal.
+
+    `amount_out` is net of the pool's fee; `fee` is in token_in, 0 where the pool takes it from
+    what it pays. `is_local`: computed here from the venue's pool stream, not asked for.
+    """
+
+    venue: str
+    latency_microseconds: int
+    pool: str = ""
+    amount_out: int = 0
+    fee: int = 0
+    price_impact_ppm: int = 0
+    slot: int = 0
+    refusal: Failure | None = None
+    # A refusal that time does not cure: no pool, not enough liquidity.
+    permanent: bool = False
+    kind: str = ""
+    is_local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to do the swap that was considered."""
+
+    route: Route
+    price_impact_ppm: int
+    network_fee_lamports: int
+    # The network fee in token_out; 0 where no pool tells what a lamport is worth there.
+    network_cost: int
+    # How much better than quoted (negative: worse) the venues' own past says it will turn out.
+    score_ppm: int = 0
+
+    @property
+    def net_amount_out(self) -> int:
+        """What is left after pool fees and network cost."""
+        return self.route.quoted_amount_out - self.network_cost
+
+
+@dataclass(frozen=True, slots=True)
+class VenueScore:
+    """What a venue's orders of late came to: counted over `orders` of them that ended."""
+
+    venue: str
+    orders: int
+    # Realised against quoted amounts, and attempts that landed without a swap, in parts a million.
+    realised_ppm: int
+    failed_ppm: int
+    latency_microseconds: int
+    # What it weighs when routes are compared; bounded, and 0 where too little is known.
+    score_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """What was considered, what won (None: nothing), why, and the floor.
+
+    `candidates` are the ways considered, the winner first; only the best few are kept.
+    """
+
+    quotes: tuple[VenueQuote, ...]
+    why: str
+    route: Route | None = None
+    min_amount_out: int | None = None
+    candidates: tuple[Candidate, ...] = ()
+    scores: tuple[VenueScore, ...] = ()
+
+    @property
+    def venue(self) -> str | None:
+        """The winner's venues, joined by "+"."""
+        return self.route.venue if self.route else None
