@@ -9,6 +9,8 @@ from typing import Final
 from engine.failures import Failure
 
 JOINED: Final = "+"
+# 10 bps: a venue's past never overrides a clearly better price.
+MAX_SCORE_PPM: Final = 1_000
 
 
 def venues_of(legs: Sequence[Leg]) -> str:
@@ -93,13 +95,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class VenueScore:
-    """What a venue's orders of late came to: counted over `orders` of them that ended."""
+    """What a venue's attempts of late came to; only those that ended are counted."""
 
     venue: str
-    orders: int
+    attempts: int
     # Realised against quoted amounts, and attempts that landed without a swap, in parts a million.
     realised_ppm: int
     failed_ppm: int
+    # From the choice of the route to the signature, on average.
     latency_microseconds: int
     # What it weighs when routes are compared; bounded, and 0 where too little is known.
     score_ppm: int

@@ -192,7 +192,7 @@ def _candidate(candidate: Candidate, token_out: Token, tokens: Tokens) -> pb.Rou
 def _score(score: VenueScore) -> pb.VenueScore:
     message = pb.VenueScore(
         venue=score.venue,
-        orders=score.orders,
+        attempts=score.attempts,
         realised_bps=_bps(score.realised_ppm),
         # A part per million is a ten-thousandth of a percent.
         failed_percent=Token("", "", 4).format(score.failed_ppm),

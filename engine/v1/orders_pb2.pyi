@@ -777,20 +777,20 @@ Global___RouteCandidate: _TypeAlias = RouteCandidate  # noqa: Y015
 
 @_typing.final
 class VenueScore(_message.Message):
-    """What a venue's orders of late came to."""
+    """What a venue's attempts of late came to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     VENUE_FIELD_NUMBER: _builtins.int
-    ORDERS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     REALISED_BPS_FIELD_NUMBER: _builtins.int
     FAILED_PERCENT_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     SCORE_BPS_FIELD_NUMBER: _builtins.int
     venue: _builtins.str
     """The venue."""
-    orders: _builtins.int
-    """How many ended orders are counted."""
+    attempts: _builtins.int
+    """How many attempts are counted; all have ended."""
     realised_bps: _builtins.str
     """Received against quoted, in basis points above (or, negative, below); decimal string."""
     failed_percent: _builtins.str
@@ -799,13 +799,13 @@ class VenueScore(_message.Message):
     """What follows for routing, in basis points; bounded, decimal string, may be negative."""
     @_builtins.property
     def latency(self) -> _duration_pb2.Duration:
-        """How long the venue took to quote or build, on average."""
+        """From the choice of the route to the signature, on average."""
 
     def __init__(
         self,
         *,
         venue: _builtins.str = ...,
-        orders: _builtins.int = ...,
+        attempts: _builtins.int = ...,
         realised_bps: _builtins.str = ...,
         failed_percent: _builtins.str = ...,
         latency: _duration_pb2.Duration | None = ...,
@@ -813,7 +813,7 @@ class VenueScore(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_percent", b"failed_percent", "latency", b"latency", "orders", b"orders", "realised_bps", b"realised_bps", "score_bps", b"score_bps", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "failed_percent", b"failed_percent", "latency", b"latency", "realised_bps", b"realised_bps", "score_bps", b"score_bps", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
