@@ -126,3 +126,17 @@ class RouteDecision:
     def venue(self) -> str | None:
         """The winner's venues, joined by "+"."""
         return self.route.venue if self.route else None
+
+
+@dataclass(frozen=True, slots=True)
+class ImpactPoint:
+    """What one amount would yield by its own best route.
+
+    `price_impact_ppm`: what is lost against the price of the curve's smallest amount; negative
+    where the price is better.
+    """
+
+    amount_in: int
+    amount_out: int
+    price_impact_ppm: int
+    venue: str

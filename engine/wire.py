@@ -11,11 +11,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine import lifecycle, token
 from engine import order as domain
-from engine.attempt import Attempt, Leftover, Resolution
+from engine.attempt import Attempt, Fill, Leftover, Resolution
 from engine.failures import Failure
 from engine.lifecycle import EventType, Status
 from engine.order import Order, OrderEvent, OrderRequest
-from engine.route import Candidate, Leg, RouteDecision, VenueScore
+from engine.route import Candidate, ImpactPoint, Leg, RouteDecision, VenueScore
 from engine.token import Token, Tokens
 from engine.v1 import orders_pb2 as pb
 
@@ -107,18 +107,7 @@ def event(order: Order, event: OrderEvent, tokens: Tokens) -> pb.OrderEvent:
     if detail.attempt is not None:
         message.attempt.CopyFrom(attempt(detail.attempt, token_out, tokens))
     if detail.fill is not None:
-        fill = detail.fill
-        message.fill.CopyFrom(
-            pb.Fill(
-                amount_in=token_in.format(fill.amount_in),
-                amount_out=token_out.format(fill.amount_out),
-                executed_price=token.price(fill.amount_in, token_in, fill.amount_out, token_out),
-                slot=fill.slot,
-                tx_hash=fill.signature,
-                network_fee_lamports=fill.network_fee_lamports,
-                leftovers=[_leftover(each, tokens) for each in fill.leftovers],
-            )
-        )
+        message.fill.CopyFrom(fill(detail.fill, order.request, tokens))
     return message
 
 
@@ -216,6 +205,30 @@ def _leg(leg: Leg, token_in: Token, token_out: Token) -> pb.RouteLeg:
         amount_in=token_in.format(leg.amount_in),
         quoted_amount_out=token_out.format(leg.quoted_amount_out),
         min_amount_out=token_out.format(leg.min_amount_out),
+    )
+
+
+def impact_point(point: ImpactPoint, request: OrderRequest, tokens: Tokens) -> pb.ImpactPoint:
+    """One point of the price impact curve of such a request."""
+    return pb.ImpactPoint(
+        amount_in=tokens.by_mint(request.token_in).format(point.amount_in),
+        amount_out=tokens.by_mint(request.token_out).format(point.amount_out),
+        price_impact_bps=_bps(point.price_impact_ppm),
+        venue=point.venue,
+    )
+
+
+def fill(fill: Fill, request: OrderRequest, tokens: Tokens) -> pb.Fill:
+    """What a landed swap of such a request really did."""
+    token_in, token_out = tokens.by_mint(request.token_in), tokens.by_mint(request.token_out)
+    return pb.Fill(
+        amount_in=token_in.format(fill.amount_in),
+        amount_out=token_out.format(fill.amount_out),
+        executed_price=token.price(fill.amount_in, token_in, fill.amount_out, token_out),
+        slot=fill.slot,
+        tx_hash=fill.signature,
+        network_fee_lamports=fill.network_fee_lamports,
+        leftovers=[_leftover(each, tokens) for each in fill.leftovers],
     )
 
 

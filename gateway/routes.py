@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
 
 from engine.errors import NoRoute
-from engine.order import OrderRequest
-from engine.route import RouteDecision
+from engine.order import DEFAULT_SLIPPAGE_BPS, OrderRequest
+from engine.route import ImpactPoint, RouteDecision
 from engine.routing import NoOffer, choose
 from engine.venue import Venue, gather_quotes
+from gateway.curve import curve
 
 
 class Routes:
@@ -22,13 +25,38 @@ class Routes:
         self, wanted: OrderRequest, max_price_impact_bps: int | None
     ) -> RouteDecision:
         """What the router would decide now; raises NoRoute when it could never choose any."""
+        return _decision(await self._decide(wanted, max_price_impact_bps))
+
+    async def preview_with_curve(
+        self, wanted: OrderRequest, max_price_impact_bps: int | None
+    ) -> tuple[RouteDecision, list[ImpactPoint]]:
+        """As `preview`, and what other amounts would yield, whatever their impact."""
+        given = wanted.slippage_bps
+        slippage = DEFAULT_SLIPPAGE_BPS if given is None else given
+
+        def decide(amount_in: int) -> Awaitable[RouteDecision | NoOffer]:
+            # A floor of its own is one amount's; of others it says nothing.
+            other = replace(wanted, amount_in=amount_in, min_amount_out=None, slippage_bps=slippage)
+            return self._decide(other, None)
+
+        offer, points = await asyncio.gather(
+            self._decide(wanted, max_price_impact_bps), curve(wanted.amount_in, decide)
+        )
+        return _decision(offer), points
+
+    async def _decide(
+        self, wanted: OrderRequest, max_price_impact_bps: int | None
+    ) -> RouteDecision | NoOffer:
         quotes = await gather_quotes(self._venues, wanted, "preview", self._quote_timeout_seconds)
-        decision = choose(wanted, None, quotes, max_price_impact_bps)
-        if not isinstance(decision, NoOffer):
-            return decision
-        if decision.permanent:
-            raise NoRoute(
-                decision.failure.message,
-                **{q.venue: q.refusal.message for q in decision.decision.quotes if q.refusal},
-            )
-        return decision.decision
+        return choose(wanted, None, quotes, max_price_impact_bps)
+
+
+def _decision(offer: RouteDecision | NoOffer) -> RouteDecision:
+    if not isinstance(offer, NoOffer):
+        return offer
+    if offer.permanent:
+        raise NoRoute(
+            offer.failure.message,
+            **{q.venue: q.refusal.message for q in offer.decision.quotes if q.refusal},
+        )
+    return offer.decision

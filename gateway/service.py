@@ -201,11 +201,14 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self, request: pb.PreviewOrderRequest, context: Any
     ) -> pb.PreviewOrderResponse:
         wanted = requests.preview(request, self._store.tokens, self._venues)
-        decision = await self._routes.preview(
+        decision, points = await self._routes.preview_with_curve(
             wanted, self._accounts.limits(caller().account).max_price_impact_bps
         )
         tokens = self._store.tokens
-        return pb.PreviewOrderResponse(route=wire.route(decision, wanted, tokens))
+        return pb.PreviewOrderResponse(
+            route=wire.route(decision, wanted, tokens),
+            curve=[wire.impact_point(point, wanted, tokens) for point in points],
+        )
 
     async def CancelOrder(
         self, request: pb.CancelOrderRequest, context: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.gateway.running import (
     NO_NATS,
     POOL,
     UNREACHABLE,
+    Answer,
     code,
     detail,
     pays,
@@ -101,6 +103,59 @@ async def test_a_preview_shows_refusals_beside_quotes(dsn: str) -> None:
         "phoenix": pb.OrderError(reason="NO_POOL", message="no pool for this pair"),
         "raydium": pb.OrderError(),
     }
+
+
+def swaps(reserve_in: int, reserve_out: int) -> Answer:
+    """A pool that keeps the product of its reserves, without a fee."""
+
+    def answer(query: venue_pb2.QuoteQuery) -> venue_pb2.QuoteResult:
+        amount_out = reserve_out * query.amount_in // (reserve_in + query.amount_in)
+        return pays(amount_out)(query)
+
+    return answer
+
+
+async def test_a_preview_shows_what_other_amounts_would_yield_by_their_own_best_route(
+    dsn: str,
+) -> None:
+    """raydium pays more for little, meteora is deeper."""
+    async with (
+        gateways.venues(
+            raydium=swaps(1_000 * 10**9, 151_000 * 10**6),
+            meteora=swaps(100_000 * 10**9, 15_000_000 * 10**6),
+        ) as addresses,
+        running(dsn, NO_NATS, venues=addresses) as gateway,
+    ):
+        preview = await gateway.client.PreviewOrder(PREVIEW)
+        held = pb.PreviewOrderRequest(min_amount_out="225")
+        held.MergeFrom(PREVIEW)
+        with_floor = await gateway.client.PreviewOrder(held)
+    curve = preview.curve
+    assert [point.amount_in for point in curve] == [
+        *("0.015", "0.05", "0.15", "0.5", "1.5", "4.5", "15", "45", "150")
+    ]
+    assert [point.venue for point in curve] == ["raydium"] * 6 + ["meteora"] * 3
+    asked = next(point for point in curve if point.amount_in == PREVIEW.amount_in)
+    assert asked.amount_out == preview.route.quoted_amount_out
+    impacts = [Decimal(point.price_impact_bps) for point in curve]
+    assert impacts[0] == 0
+    assert impacts == sorted(impacts)
+    # A floor that the client gives is meant for its own amount.
+    assert with_floor.curve == curve
+
+
+async def test_the_curve_ends_where_no_venue_can_fill_the_amount(dsn: str) -> None:
+    def shallow(query: venue_pb2.QuoteQuery) -> venue_pb2.QuoteResult:
+        dry = refuses(venue_pb2.REFUSAL_REASON_INSUFFICIENT_LIQUIDITY, "the pool holds too little")
+        deep = swaps(1_000 * 10**9, 150_000 * 10**6)
+        return (dry if query.amount_in > 10 * 10**9 else deep)(query)
+
+    async with (
+        gateways.venues(raydium=shallow) as addresses,
+        running(dsn, NO_NATS, venues=addresses) as gateway,
+    ):
+        curve = (await gateway.client.PreviewOrder(PREVIEW)).curve
+    assert [point.amount_in for point in curve] == ["0.015", "0.05", "0.15", "0.5", "1.5", "4.5"]
 
 
 @pytest.mark.parametrize(
