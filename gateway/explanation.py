@@ -39,6 +39,7 @@ def explain(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> pb.Ex
             attempt=wire.attempt(attempt, token_out, tokens),
             sign_time=_time(told, signed=True),
             resolve_time=_time(told, signed=False),
+            fill=_fill(order, attempt, tokens),
         )
     _add_stages(response, events)
     return response
@@ -153,20 +154,26 @@ def _decision_before(attempt: Attempt, events: Sequence[OrderEvent]) -> RouteDec
 
 
 def _others(decision: RouteDecision) -> str:
-    others = [quote for quote in decision.quotes if quote.venue != decision.venue]
+    """What the best of the pools not taken would have given for the whole amount."""
+    best = decision.route
+    several = best is not None and len(best.legs) > 1
+    # Next to a split, a venue of it is another way, too: its best pool alone.
+    others = [quote for quote in decision.quotes if several or quote.venue != decision.venue]
     offers = [quote for quote in others if quote.refusal is None]
     if not others:
         return "no other venue was asked"
-    if decision.route is None or not offers:
+    if best is None or not offers:
         names = " and ".join(quote.venue for quote in others)
-        return f"{names} offered nothing"
-    best, second = decision.route, max(offers, key=lambda quote: quote.amount_out)
-    several = len(best.legs) > 1
+        return "no single pool offered anything" if several else f"{names} offered nothing"
+    second = max(offers, key=lambda quote: quote.amount_out)
     offered = f"the best single pool, at {second.venue}," if several else second.venue
-    if second.amount_out >= best.quoted_amount_out:
+    lead = best.quoted_amount_out - second.amount_out
+    if lead < 0:
+        more = _percent(-lead, best.quoted_amount_out)
+        return f"{offered} offered {more} more, which network cost and its past outweighed"
+    if lead == 0:
         return f"{offered} offered the same"
-    less = _percent(best.quoted_amount_out - second.amount_out, best.quoted_amount_out)
-    return f"{offered} offered {less} less"
+    return f"{offered} offered {_percent(lead, best.quoted_amount_out)} less"
 
 
 def _named(venues: str) -> str:
@@ -204,6 +211,12 @@ def _nothing_landed(order: Order) -> str:
 
 def _concerns(event: OrderEvent, attempt: Attempt) -> bool:
     return event.detail.attempt is not None and event.detail.attempt.number == attempt.number
+
+
+def _fill(order: Order, attempt: Attempt, tokens: Tokens) -> pb.Fill | None:
+    if order.fill is None or order.fill.signature != attempt.signature:
+        return None
+    return wire.fill(order.fill, order.request, tokens)
 
 
 def _time(events: Sequence[OrderEvent], *, signed: bool) -> Timestamp | None:

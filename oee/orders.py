@@ -236,7 +236,10 @@ def preview(
     venue: Venues = None,
     json: Json = False,
 ) -> None:
-    """Ask every venue for a quote and show the route that would be chosen; stores nothing."""
+    """Show what every venue offers, the route that would be chosen and the price impact curve.
+
+    Stores nothing.
+    """
     request = pb.PreviewOrderRequest(
         token_in=token_in,
         token_out=token_out,
@@ -249,7 +252,7 @@ def preview(
     if json:
         typer.echo(show.to_json(response))
     else:
-        paint(show.route(response.route), "", response.route.why)
+        paint(*show.preview(request, response))
 
 
 @commands.command(epilog=EXIT_CODES)

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from engine.v1 import admin_pb2
 from engine.v1 import orders_pb2 as pb
+from oee import picture, routes
+from oee.table import table
 
 STYLES: Final[Mapping[int, str]] = {
     pb.ORDER_STATUS_CONFIRMED: "green",
@@ -84,7 +86,7 @@ def event(event: pb.OrderEvent, *, prefix: str | None = None) -> Text:
 
 def order(order: pb.Order) -> Table:
     """Everything about one order, a row for each field that says something."""
-    table = Table.grid(padding=(0, 2))
+    shown = Table.grid(padding=(0, 2))
     settled = "settled" if order.settled else "not settled"
     slippage = slippage_bps(order.quoted_amount_out, order.amount_out)
     allowed = f"{order.slippage_bps} bps" if order.HasField("slippage_bps") else ""
@@ -99,6 +101,7 @@ def order(order: pb.Order) -> Table:
         ("venues allowed", ", ".join(order.venues)),
         ("expires", time(order.expire_time) if order.HasField("expire_time") else ""),
         ("venue", order.venue),
+        ("route", routes.brief(order.attempts[-1].legs) if order.attempts else ""),
         ("quoted", _amount(order.quoted_amount_out, order.token_out)),
         ("received", _amount(order.amount_out, order.token_out)),
         ("net price", order.executed_price),
@@ -111,15 +114,15 @@ def order(order: pb.Order) -> Table:
     ]
     for name, value in rows:
         if value:
-            table.add_row(Text(name, style="dim"), value)
-    return table
+            shown.add_row(Text(name, style="dim"), value)
+    return shown
 
 
 def orders(listed: Iterable[pb.Order]) -> Table:
     """Orders, one a row."""
-    table = _table("accepted", "order", "status", "pair", "paid", "received", "venue")
+    shown = table("accepted", "order", "status", "pair", "paid", "received", "venue")
     for item in listed:
-        table.add_row(
+        shown.add_row(
             time(item.create_time),
             item.order_id,
             status(item.status),
@@ -128,63 +131,63 @@ def orders(listed: Iterable[pb.Order]) -> Table:
             item.amount_out,
             item.venue,
         )
-    return table
+    return shown
 
 
-def route(route: pb.RouteDecision) -> Table:
-    """What every venue offers or why it does not; the chosen one is marked."""
-    table = _table("", "venue", "receive", "net price", "fee", "impact bps", "refusal")
-    for quote in route.quotes:
-        table.add_row(
-            "*" if quote.venue == route.venue else "",
-            quote.venue,
-            quote.amount_out,
-            quote.net_price,
-            quote.fee,
-            quote.price_impact_bps,
-            _error(quote.refusal) if quote.HasField("refusal") else "",
-        )
-    return table
+def preview(
+    asked: pb.PreviewOrderRequest, answer: pb.PreviewOrderResponse
+) -> Iterator[Table | str]:
+    """What would happen to an order: the quotes, the route drawn, why, the price impact curve."""
+    yield from routes.decision(answer.route)
+    yield f"\n{answer.route.why}"
+    points = {Decimal(point.amount_in): Decimal(point.price_impact_bps) for point in answer.curve}
+    lines = picture.curve(points, Decimal(asked.amount_in), _symbol(asked, answer.route))
+    if lines:
+        yield "\n".join(["\nprice impact", *lines])
 
 
 def explanation(explained: pb.ExplainOrderResponse) -> Iterator[Table | str]:
     """What stands behind the summary: every decision, every attempt, how long it stood where."""
     for decided in explained.routes:
         yield f"\n{time(decided.decide_time)}  {decided.decision.why}"
-        yield route(decided.decision)
+        yield from routes.decision(decided.decision)
     for tried in explained.attempts:
         attempt = tried.attempt
         signed = time(tried.sign_time) if tried.HasField("sign_time") else ""
         yield f"\n{signed}  attempt {attempt.number} at {attempt.venue}, {attempt.tx_hash}"
         yield tried.outcome
+        if attempt.legs:
+            yield routes.drawing(attempt.legs)
+        if tried.HasField("fill"):
+            yield _filled(tried.fill)
     yield ""
-    table = _table("status", "since", "seconds")
+    shown = table("status", "since", "seconds")
     for stage in explained.stages:
         seconds = Decimal(stage.duration.ToMilliseconds()) / 1000
         lasted = str(seconds) if stage.HasField("duration") else ""
-        table.add_row(status(stage.status), time(stage.start_time), lasted)
-    yield table
+        shown.add_row(status(stage.status), time(stage.start_time), lasted)
+    yield shown
 
 
 def tokens(listed: Iterable[pb.Token]) -> Table:
     """Tokens, one a row."""
-    table = _table("symbol", "decimals", "mint")
+    shown = table("symbol", "decimals", "mint")
     for token in listed:
-        table.add_row(token.symbol, str(token.decimals), token.mint)
-    return table
+        shown.add_row(token.symbol, str(token.decimals), token.mint)
+    return shown
 
 
 def summary(ended: Iterable[tuple[int, pb.Order]]) -> Table:
     """What became of numbered orders, one a row."""
-    table = _table("#", "order", "status", "pair", "venue")
-    for name in ("paid", "quoted", "received", "net price", "slip bps"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("tx hash", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
+    numbers = ("paid", "quoted", "received", "net price", "slip bps", "seconds")
+    shown = table(
+        *("#", "order", "status", "pair", "venue", *numbers[:-1], "tx hash", "seconds"),
+        numbers=numbers,
+    )
     for number, item in ended:
         slippage = slippage_bps(item.quoted_amount_out, item.amount_out)
         milliseconds = item.complete_time.ToMilliseconds() - item.create_time.ToMilliseconds()
-        table.add_row(
+        shown.add_row(
             str(number),
             item.order_id,
             status(item.status),
@@ -198,23 +201,16 @@ def summary(ended: Iterable[tuple[int, pb.Order]]) -> Table:
             f"{item.tx_hash[:8]}…" if item.tx_hash else "",
             str(Decimal(milliseconds) / 1000) if item.HasField("complete_time") else "",
         )
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in columns:
-        table.add_column(name, no_wrap=name != "refusal")
-    return table
+    return shown
 
 
 def _facts(event: pb.OrderEvent) -> list[str]:
     facts: list[str] = []
     route = event.route
-    for quote in route.quotes:
-        if quote.venue == route.venue:
-            facts.append(f"{quote.venue} quotes {quote.amount_out}, floor {route.min_amount_out}")
-            facts.append(route.why)
+    if route.venue:
+        way = routes.brief(route.legs) or route.venue
+        facts.append(f"{way}, quoted {route.quoted_amount_out}, floor {route.min_amount_out}")
+        facts.append(route.why)
     if event.HasField("attempt"):
         attempt = event.attempt
         facts.append(f"attempt {attempt.number} at {attempt.venue}, {attempt.tx_hash}")
@@ -222,16 +218,20 @@ def _facts(event: pb.OrderEvent) -> list[str]:
             word = _word(pb.AttemptResolution, attempt.resolution, "ATTEMPT_RESOLUTION_")
             facts.append(word.replace("_", " "))
     if event.HasField("fill"):
-        fill = event.fill
-        facts.append(
-            f"paid {fill.amount_in}, received {fill.amount_out}, net price {fill.executed_price}"
-        )
+        facts.append(_filled(event.fill))
     if event.HasField("error"):
         facts.append(_error(event.error))
     if event.HasField("retry"):
         delay = Decimal(event.retry.delay.ToMilliseconds()) / 1000
         facts.append(f"retry {event.retry.number} in {delay} s")
     return facts
+
+
+def _filled(fill: pb.Fill) -> str:
+    left = "".join(f", left over {each.amount} {each.token}" for each in fill.leftovers)
+    return (
+        f"paid {fill.amount_in}, received {fill.amount_out}, net price {fill.executed_price}{left}"
+    )
 
 
 class _Enum(Protocol):
@@ -242,6 +242,10 @@ def _word(enum: _Enum, number: int, prefix: str) -> str:
     # The API adds values; a program older than the engine shows their numbers.
     names = {value: name for name, value in enum.items()}
     return names.get(number, str(number)).removeprefix(prefix).lower()
+
+
+def _symbol(asked: pb.PreviewOrderRequest, route: pb.RouteDecision) -> str:
+    return route.legs[0].token_in if route.legs else asked.token_in
 
 
 def _padded(text: Text, width: int) -> Text:

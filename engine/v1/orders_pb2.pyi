@@ -1438,6 +1438,7 @@ class ExplainedAttempt(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     SIGN_TIME_FIELD_NUMBER: _builtins.int
     RESOLVE_TIME_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
     outcome: _builtins.str
     """One plain sentence: how it ended, and what proves it."""
     @_builtins.property
@@ -1452,6 +1453,10 @@ class ExplainedAttempt(_message.Message):
     def resolve_time(self) -> _timestamp_pb2.Timestamp:
         """When its end was put on record; absent while it is live."""
 
+    @_builtins.property
+    def fill(self) -> Global___Fill:
+        """What it really did; absent unless it swapped."""
+
     def __init__(
         self,
         *,
@@ -1459,10 +1464,11 @@ class ExplainedAttempt(_message.Message):
         attempt: Global___Attempt | None = ...,
         sign_time: _timestamp_pb2.Timestamp | None = ...,
         resolve_time: _timestamp_pb2.Timestamp | None = ...,
+        fill: Global___Fill | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "resolve_time", b"resolve_time", "sign_time", b"sign_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "fill", b"fill", "resolve_time", b"resolve_time", "sign_time", b"sign_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "outcome", b"outcome", "resolve_time", b"resolve_time", "sign_time", b"sign_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "fill", b"fill", "outcome", b"outcome", "resolve_time", b"resolve_time", "sign_time", b"sign_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ from uuid import UUID
 import grpc
 import grpc_testing
 import pytest
+from google.protobuf import json_format
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 from typer.testing import CliRunner, Result
@@ -296,7 +297,7 @@ def test_a_list_goes_through_the_pages_and_stops_at_its_limit() -> None:
         (
             ["preview", "SOL", "USDC", "1"],
             {"PreviewOrder": pb.PreviewOrderResponse(route=pb.RouteDecision(why="best"))},
-            {"route"},
+            {"route", "curve"},
         ),
         (["cancel", ORDER_ID], {"CancelOrder": pb.CancelOrderResponse()}, {"outcome"}),
         ([*SWAP], {"SubmitOrder": pb.SubmitOrderResponse(duplicate=True)}, {"duplicate"}),
@@ -370,11 +371,50 @@ def test_an_explanation_begins_with_its_sentence_and_shows_what_is_behind_it() -
     told = pb.ExplainOrderResponse(summary="Confirmed on meteora.")
     quotes = [pb.VenueQuote(venue="meteora", amount_out="151"), pb.VenueQuote(venue="raydium")]
     told.routes.add(decision=pb.RouteDecision(quotes=quotes, venue="meteora", why="it pays most"))
-    told.attempts.add(outcome="Swapped in slot 7.", attempt=pb.Attempt(number=1, venue="meteora"))
+    legs = [pb.RouteLeg(venue="meteora", token_in="SOL", token_out="USDC", amount_in="1")]
+    told.attempts.add(
+        outcome="Swapped in slot 7.",
+        attempt=pb.Attempt(number=1, venue="meteora", legs=legs),
+        fill=pb.Fill(leftovers=[pb.Leftover(token="USDT", amount="0.004")]),
+    )
     told.stages.add(status=pb.ORDER_STATUS_PENDING).duration.FromMilliseconds(1500)
     result = Engine().answers("ExplainOrder", told).serve("explain", "key-1")
 
     first, *rest = result.stdout.splitlines()
     assert first == "Confirmed on meteora."
     shown = "\n".join(rest)
-    assert all(word in shown for word in ("it pays most", "151", "Swapped in slot 7.", "1.5"))
+    for words in ("it pays most", "151", "Swapped in slot 7.", "SOL ─▶ USDC", "0.004 USDT", "1.5"):
+        assert words in shown, words
+
+
+def previewed() -> pb.PreviewOrderResponse:
+    """raydium takes most of 1500 SOL, meteora the rest."""
+    legs = [
+        pb.RouteLeg(venue=venue, token_in="SOL", token_out="USDC", amount_in=amount_in)
+        for venue, amount_in in (("raydium", "1200"), ("meteora", "300"))
+    ]
+    route = pb.RouteDecision(venue="raydium+meteora", why="a split pays most", legs=legs)
+    for net, taken in (("224000", legs), ("223888", legs[:1])):
+        route.candidates.add(legs=taken, net_amount_out=net)
+    answer = pb.PreviewOrderResponse(route=route)
+    for amount_in, impact in (("15", "0"), ("1500", "24.9"), ("150000", "1800")):
+        answer.curve.add(amount_in=amount_in, price_impact_bps=impact)
+    return answer
+
+
+def test_a_preview_draws_the_split_the_ways_not_taken_and_the_curve() -> None:
+    engine = Engine().answers("PreviewOrder", previewed())
+    result = engine.serve("preview", "SOL", "USDC", "1500")
+
+    shown = result.stdout
+    for told in ("80 %", "20 %", "5.00", "a split pays most", "▲ 1500 SOL, 24.9 bps"):
+        assert told in shown, told
+    assert "\x1b" not in shown
+    assert result.exit_code == 0
+
+
+def test_the_json_of_a_preview_has_everything_that_is_drawn() -> None:
+    engine = Engine().answers("PreviewOrder", previewed())
+    told = json.loads(engine.serve("preview", "SOL", "USDC", "1500", "--json").stdout)
+
+    assert json_format.ParseDict(told, pb.PreviewOrderResponse()) == previewed()

@@ -8,6 +8,7 @@ import pytest
 
 from engine.v1 import orders_pb2 as pb
 from oee import show
+from tests.oee.reading import text
 
 
 @pytest.mark.parametrize(
@@ -50,15 +51,68 @@ def test_an_event_is_one_line_with_what_it_was_about() -> None:
     )
 
 
-def test_a_chosen_route_says_venue_quote_floor_and_why() -> None:
+def leg(venue: str, kind: str, pays: str, receives: str, amount_in: str) -> pb.RouteLeg:
+    return pb.RouteLeg(
+        venue=venue, kind=kind, token_in=pays, token_out=receives, amount_in=amount_in
+    )
+
+
+SPLIT = [
+    leg("raydium", "raydium_clmm", "SOL", "USDC", "3"),
+    leg("meteora", "meteora_dlmm", "SOL", "USDC", "1"),
+]
+
+
+def test_a_chosen_route_says_which_way_quote_floor_and_why() -> None:
     event = pb.OrderEvent(
         type=pb.ORDER_EVENT_TYPE_ROUTE_CHOSEN,
         route=pb.RouteDecision(
-            venue="meteora",
+            venue="raydium+meteora",
             why="raydium offered less",
+            quoted_amount_out="224.6",
             min_amount_out="220",
-            quotes=[pb.VenueQuote(venue="meteora", amount_out="224.6")],
+            legs=SPLIT,
         ),
     )
 
-    assert "meteora quotes 224.6, floor 220; raydium offered less" in show.event(event).plain
+    assert show.event(event).plain.endswith(
+        "75 % raydium raydium_clmm + 25 % meteora meteora_dlmm, quoted 224.6, floor 220; "
+        "raydium offered less"
+    )
+
+
+def test_what_a_swap_left_over_is_told_with_what_it_received() -> None:
+    fill = pb.Fill(amount_in="1", amount_out="2", executed_price="2")
+    fill.leftovers.add(token="USDT", amount="0.004")
+    event = pb.OrderEvent(type=pb.ORDER_EVENT_TYPE_SWAP_CONFIRMED, fill=fill)
+
+    assert show.event(event).plain.endswith("net price 2, left over 0.004 USDT")
+
+
+def test_an_order_shows_the_way_that_its_last_attempt_takes() -> None:
+    order = pb.Order(venue="raydium+meteora")
+    order.attempts.add(number=1, legs=SPLIT[:1])
+    order.attempts.add(number=2, legs=SPLIT)
+
+    assert "75 % raydium raydium_clmm + 25 % meteora meteora_dlmm" in text(show.order(order))
+
+
+def test_the_summary_names_every_venue_of_a_split() -> None:
+    assert "raydium+meteora" in text(show.summary([(1, pb.Order(venue="raydium+meteora"))]))
+
+
+def test_a_preview_marks_the_amount_that_was_asked_for_on_the_curve() -> None:
+    answer = pb.PreviewOrderResponse(route=pb.RouteDecision(legs=SPLIT))
+    for amount_in, impact in (("0.4", "0"), ("4", "12.5"), ("40", "118")):
+        answer.curve.add(amount_in=amount_in, price_impact_bps=impact)
+    asked = pb.PreviewOrderRequest(token_in="the mint of SOL", amount_in="4.0")
+
+    *_, last = show.preview(asked, answer)
+    assert str(last).splitlines()[-1].strip() == "▲ 4.0 SOL, 12.5 bps"
+
+
+def test_a_preview_of_an_engine_that_tells_no_curve_has_none() -> None:
+    answer = pb.PreviewOrderResponse(route=pb.RouteDecision(why="it pays most"))
+
+    *_, last = show.preview(pb.PreviewOrderRequest(token_in="SOL", amount_in="4"), answer)
+    assert last == "\nit pays most"
