@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from engine.attempt import Evidence, Fill, Resolution
+from engine.attempt import Evidence, Fill, Leftover, Resolution
 from engine.bus import Bus
 from engine.failures import Failure
 from engine.lifecycle import FINAL, EventType, Status
 from engine.order import Order, OrderEvent, Transition
 from engine.relay import Relay
-from engine.route import RouteDecision, VenueQuote
+from engine.route import Leg, Route, RouteDecision, VenueQuote
 from engine.store import Store
 from engine.token import Token, Tokens
 from engine.v1 import orders_pb2 as pb
@@ -26,7 +26,8 @@ TOKENS = Tokens([Token("SOL", builders.SOL, 9), Token("USDC", builders.USDC, 6)]
 START = datetime(2026, 1, 1, tzinfo=UTC)
 RAYDIUM = VenueQuote("raydium", 900, "pool", 226_050_000)
 METEORA = VenueQuote("meteora", 1200, "pool", 226_530_000)
-REFUSED = VenueQuote("raydium", 900, refusal=Failure("NO_POOL", "no pool for the pair"))
+FAILURE = Failure("NO_POOL", "no pool for the pair")
+REFUSED = VenueQuote("raydium", 900, refusal=FAILURE)
 LANDED = Evidence(412, "node-1", slot=380)
 REVERTED = Evidence(412, "node-1", slot=380, error="SLIPPAGE_EXCEEDED: too little")
 UNLANDED = Evidence(500, "node-2", finalized_block_height=160, height_context_slot=480)
@@ -216,18 +217,85 @@ def test_there_is_a_sentence_for_every_status_and_every_last_event() -> None:
     assert last == set(EventType)
 
 
-def test_two_venues_that_offered_the_same_are_said_to() -> None:
-    tie = replace(RAYDIUM, amount_out=METEORA.amount_out)
+def leg(venue: str, amount_in: int, amount_out: int) -> Leg:
+    return Leg(
+        venue, "pool", "kind", builders.SOL, builders.USDC, amount_in, amount_out, amount_out - 1
+    )
+
+
+def swapped(route: Route, *quotes: VenueQuote) -> Life:
+    """Confirmed by this route, chosen from these quotes."""
     life = Life()
     life.then(life.order.start_routing())
-    meteora = builders.route(METEORA.amount_out, 225_600_000, "meteora")
-    life.then(life.order.choose_route(RouteDecision((tie, METEORA), "a tie", meteora, 225_600_000)))
+    life.then(life.order.choose_route(RouteDecision(quotes, "it pays most", route, 225_600_000)))
     life.then(life.order.start_building())
     attempt = builders.attempt(life.order)
     life.then(life.order.sign(attempt))
-    life.then(life.order.confirm(Fill(1_500_000_000, 226_502_400, 380, attempt.signature, 5000)))
+    left = (Leftover(builders.USDC, 4000),)
+    fill = Fill(1_500_000_000, 226_530_000, 380, attempt.signature, 5000, left)
+    return life.then(life.order.confirm(fill))
 
-    assert "; raydium offered the same;" in life.summary
+
+SPLIT = Route(
+    (leg("meteora", 900_000_000, 136_004_000), leg("raydium", 600_000_000, 91_002_000)),
+    227_006_000,
+)
+
+
+@pytest.mark.parametrize(
+    ("quotes", "words"),
+    [
+        ((RAYDIUM, METEORA), "; the best single pool, at meteora, offered 0.2 % less;"),
+        ((RAYDIUM, replace(METEORA, refusal=FAILURE)), "at raydium, offered 0.42 % less;"),
+        (
+            (REFUSED, replace(METEORA, refusal=FAILURE)),
+            "; no single pool offered anything;",
+        ),
+    ],
+)
+def test_a_split_is_held_against_the_best_single_pool(
+    quotes: tuple[VenueQuote, ...], words: str
+) -> None:
+    said = swapped(SPLIT, *quotes).summary
+
+    assert said.startswith("Confirmed on meteora and raydium at 151.02 USDC per SOL, 0.41 % better")
+    assert words in said
+
+
+def test_two_pools_of_one_venue_are_held_against_its_best_one_too() -> None:
+    at_home = Route(tuple(replace(leg, venue="meteora") for leg in SPLIT.legs), 227_006_000)
+
+    assert "the best single pool, at meteora," in swapped(at_home, METEORA).summary
+
+
+def test_two_venues_that_offered_the_same_are_said_to() -> None:
+    route = builders.route(METEORA.amount_out, 225_600_000, "meteora")
+    tie = replace(RAYDIUM, amount_out=METEORA.amount_out)
+
+    assert "; raydium offered the same;" in swapped(route, tie, METEORA).summary
+
+
+def test_a_venue_that_offered_more_but_left_less_is_told_so() -> None:
+    more = replace(RAYDIUM, amount_out=226_600_000)
+
+    route = builders.route(METEORA.amount_out, 225_600_000, "meteora")
+    assert (
+        "; raydium offered 0.03 % more, which network cost and its past outweighed;"
+        in swapped(route, more, METEORA).summary
+    )
+
+
+def test_an_attempt_that_swapped_shows_its_legs_and_what_it_really_did() -> None:
+    life = Life().signed().resolved(Resolution.EXPIRED_UNLANDED, UNLANDED)
+    split = swapped(SPLIT, RAYDIUM, METEORA)
+    [told] = explain(split.order, split.events, TOKENS).attempts
+
+    assert [(leg.venue, leg.amount_in) for leg in told.attempt.legs] == [
+        ("meteora", "0.9"),
+        ("raydium", "0.6"),
+    ]
+    assert (told.fill.amount_out, told.fill.leftovers[0].amount) == ("226.53", "0.004")
+    assert not explain(life.order, life.events, TOKENS).attempts[0].HasField("fill")
 
 
 def test_a_swap_whose_record_was_lost_is_told_without_its_quotes() -> None:
