@@ -20,6 +20,7 @@ from engine.v1 import orders_pb2 as pb
 # As many digits of a price as people read.
 PRICE_DIGITS: Final = Context(prec=6)
 _HUNDREDTHS: Final = Token("", "", 2)
+_TEN_THOUSANDTHS: Final = Token("", "", 4)
 
 
 def explain(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> pb.ExplainOrderResponse:
@@ -182,8 +183,11 @@ def _named(venues: str) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    """Rounded down to hundredths, integers throughout."""
-    return f"{_HUNDREDTHS.format(part * 10_000 // whole)} %"
+    """Rounded down to hundredths, or to ten-thousandths where that would leave nothing."""
+    hundredths = part * 10_000 // whole
+    if hundredths:
+        return f"{_HUNDREDTHS.format(hundredths)} %"
+    return f"{_TEN_THOUSANDTHS.format(part * 1_000_000 // whole)} %"
 
 
 def _after_tries(order: Order) -> str:

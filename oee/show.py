@@ -213,7 +213,8 @@ def _facts(event: pb.OrderEvent) -> list[str]:
         facts.append(route.why)
     if event.HasField("attempt"):
         attempt = event.attempt
-        facts.append(f"attempt {attempt.number} at {attempt.venue}, {attempt.tx_hash}")
+        way = routes.brief(attempt.legs) or attempt.venue
+        facts.append(f"attempt {attempt.number} at {way}, {attempt.tx_hash}")
         if attempt.resolution:
             word = _word(pb.AttemptResolution, attempt.resolution, "ATTEMPT_RESOLUTION_")
             facts.append(word.replace("_", " "))

@@ -268,6 +268,13 @@ def test_two_pools_of_one_venue_are_held_against_its_best_one_too() -> None:
     assert "the best single pool, at meteora," in swapped(at_home, METEORA).summary
 
 
+def test_a_close_call_is_told_with_more_digits() -> None:
+    route = builders.route(METEORA.amount_out, 225_600_000, "meteora")
+    close = replace(RAYDIUM, amount_out=METEORA.amount_out - 11_800)
+
+    assert "; raydium offered 0.0052 % less;" in swapped(route, close, METEORA).summary
+
+
 def test_two_venues_that_offered_the_same_are_said_to() -> None:
     route = builders.route(METEORA.amount_out, 225_600_000, "meteora")
     tie = replace(RAYDIUM, amount_out=METEORA.amount_out)

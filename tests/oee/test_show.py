@@ -81,6 +81,17 @@ def test_a_chosen_route_says_which_way_quote_floor_and_why() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("legs", "way"),
+    [(SPLIT, "75 % raydium raydium_clmm + 25 % meteora meteora_dlmm"), ([], "raydium")],
+)
+def test_an_attempt_says_which_way_it_goes(legs: list[pb.RouteLeg], way: str) -> None:
+    attempt = pb.Attempt(number=2, venue="raydium", tx_hash="5igNed", legs=legs)
+    event = pb.OrderEvent(type=pb.ORDER_EVENT_TYPE_ATTEMPT_SIGNED, attempt=attempt)
+
+    assert f"attempt 2 at {way}, 5igNed" in show.event(event).plain
+
+
 def test_what_a_swap_left_over_is_told_with_what_it_received() -> None:
     fill = pb.Fill(amount_in="1", amount_out="2", executed_price="2")
     fill.leftovers.add(token="USDT", amount="0.004")
