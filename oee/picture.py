@@ -134,6 +134,5 @@ def _decades(axis: _Axis, token: str) -> Iterator[tuple[str, str]]:
 
 def _beside(place: int, text: str) -> str:
     """The text beside an arrow at this place, on the side where there is room."""
-    if place + len(text) < WIDTH:
-        return f"{'':{place}}▲ {text}"
-    return f"{text} ▲".rjust(place + 1)
+    right = f"{'':{place}}▲ {text}"
+    return right if len(right) <= WIDTH else f"{text} ▲".rjust(place + 1)

@@ -292,8 +292,7 @@ def test_a_venue_that_offered_more_but_left_less_is_told_so() -> None:
     )
 
 
-def test_an_attempt_that_swapped_shows_its_legs_and_what_it_really_did() -> None:
-    life = Life().signed().resolved(Resolution.EXPIRED_UNLANDED, UNLANDED)
+def test_the_attempt_that_swapped_shows_its_legs_and_what_it_really_did() -> None:
     split = swapped(SPLIT, RAYDIUM, METEORA)
     [told] = explain(split.order, split.events, TOKENS).attempts
 
@@ -302,7 +301,13 @@ def test_an_attempt_that_swapped_shows_its_legs_and_what_it_really_did() -> None
         ("raydium", "0.6"),
     ]
     assert (told.fill.amount_out, told.fill.leftovers[0].amount) == ("226.53", "0.004")
-    assert not explain(life.order, life.events, TOKENS).attempts[0].HasField("fill")
+
+
+def test_an_attempt_that_did_not_swap_shows_no_fill_though_a_later_one_did() -> None:
+    life = Life().signed().resolved(Resolution.EXPIRED_UNLANDED, UNLANDED).confirmed()
+
+    told = explain(life.order, life.events, TOKENS).attempts
+    assert [attempt.HasField("fill") for attempt in told] == [False, True]
 
 
 def test_a_swap_whose_record_was_lost_is_told_without_its_quotes() -> None:

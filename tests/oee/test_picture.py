@@ -103,7 +103,15 @@ def test_the_asked_amount_is_marked_on_the_curve_and_named_below(amount: Decimal
     assert marked == area[line_of(area, column)]
     assert {line[column] for line in area} == {"●", "┊"}
     assert f"{amount} SOL, {RISING[amount]} bps" in lines[-1]
-    assert all(len(line) <= len(lines[0]) + WIDTH for line in lines)
+    assert len(lines[-1]) <= lines[0].index("┤") + 1 + WIDTH
+
+
+def test_the_mark_covers_nothing_of_the_curve() -> None:
+    steep = points(a1="0", a100="0", a101="100", a10000="100")
+    area = plot(curve(steep, Decimal(100), "SOL"))
+
+    [column] = {line.index("●") for line in area if "●" in line}
+    assert "┊" not in {line[column] for line in area}
 
 
 def test_an_amount_that_has_no_point_is_not_marked() -> None:

@@ -80,19 +80,21 @@ def test_a_split_is_drawn_with_a_bar_a_path_and_a_line_a_leg() -> None:
 
 
 @pytest.mark.parametrize(
-    ("amounts", "shares"),
-    [(("1", "2"), ("33.3 %", "66.7 %")), (("1", "999"), ("0.1 %", "99.9 %"))],
+    ("amounts", "shares", "eighths"),
+    [
+        (("1", "2"), ("33.3 %", "66.7 %"), [53, 107]),
+        (("1", "999"), ("0.1 %", "99.9 %"), [0, 160]),
+    ],
 )
 def test_shares_are_told_to_a_tenth_and_bars_drawn_to_an_eighth_of_a_cell(
-    amounts: tuple[str, str], shares: tuple[str, str]
+    amounts: tuple[str, str], shares: tuple[str, str], eighths: list[int]
 ) -> None:
     legs = [leg("raydium", "SOL USDC", f"{amount} 1 1") for amount in amounts]
-    drawn = text(routes.drawing(legs))
+    drawn = text(routes.drawing(legs)).splitlines()
     blocks = " ▏▎▍▌▋▊▉█"
 
-    assert all(share in drawn for share in shares)
-    eighths = sum(blocks.index(c) for c in drawn if c in blocks)
-    assert eighths == (len(blocks) - 1) * routes.BAR_WIDTH
+    assert all(line.lstrip().startswith(share) for share, line in zip(shares, drawn, strict=True))
+    assert [sum(blocks.index(c) for c in line if c in blocks) for line in drawn] == eighths
 
 
 def candidate(net: str, *legs: pb.RouteLeg, **facts: str) -> pb.RouteCandidate:
