@@ -30,11 +30,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar
 
 
 class EngineError(Exception):
     """Anything the engine itself raises."""
+
+
+class Reason(StrEnum):
+    """What an error is called on the wire: ErrorInfo.reason, and Refused.reason of one order."""
+
+    FIELD_INVALID = "FIELD_INVALID"
+    CLIENT_ORDER_ID_REUSED = "CLIENT_ORDER_ID_REUSED"
+    ORDER_NOT_FOUND = "ORDER_NOT_FOUND"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    ROLE_REQUIRED = "ROLE_REQUIRED"
+    KEY_NOT_FOUND = "KEY_NOT_FOUND"
+    NO_ROUTE = "NO_ROUTE"
+    RISK_LIMIT = "RISK_LIMIT"
+    TRADING_HALTED = "TRADING_HALTED"
+    RATE_LIMITED = "RATE_LIMITED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    FUTURE_SEQUENCE = "FUTURE_SEQUENCE"
+    RESUME_TOKEN_TOO_OLD = "RESUME_TOKEN_TOO_OLD"
+    SLOW_CONSUMER = "SLOW_CONSUMER"
+    OVERLOADED = "OVERLOADED"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+    INTERNAL = "INTERNAL"  # of an exception that is none of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +72,7 @@ class Violation:
 class RequestError(EngineError):
     """An answer to a client. `metadata` repeats the dynamic parts for programs."""
 
-    reason: ClassVar[str]
+    reason: ClassVar[Reason]
     # When to come back, where that is known better than by the kind of error.
     retry_seconds: float | None = None
 
@@ -60,7 +84,7 @@ class RequestError(EngineError):
 class InvalidRequest(RequestError):
     """The request is malformed; carries every violation at once, the message tells the first."""
 
-    reason = "FIELD_INVALID"
+    reason = Reason.FIELD_INVALID
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         first, *others = violations
@@ -72,43 +96,43 @@ class InvalidRequest(RequestError):
 class ClientOrderIdReused(RequestError):
     """The key belongs to an order with another request."""
 
-    reason = "CLIENT_ORDER_ID_REUSED"
+    reason = Reason.CLIENT_ORDER_ID_REUSED
 
 
 class OrderNotFound(RequestError):
     """There is no such order for this account."""
 
-    reason = "ORDER_NOT_FOUND"
+    reason = Reason.ORDER_NOT_FOUND
 
 
 class Unauthenticated(RequestError):
     """The call came without a key that is good."""
 
-    reason = "UNAUTHENTICATED"
+    reason = Reason.UNAUTHENTICATED
 
 
 class RoleRequired(RequestError):
     """The key's role does not allow this method."""
 
-    reason = "ROLE_REQUIRED"
+    reason = Reason.ROLE_REQUIRED
 
 
 class KeyNotFound(RequestError):
     """There is no such API key."""
 
-    reason = "KEY_NOT_FOUND"
+    reason = Reason.KEY_NOT_FOUND
 
 
 class NoRoute(RequestError):
     """No venue can do this swap."""
 
-    reason = "NO_ROUTE"
+    reason = Reason.NO_ROUTE
 
 
 class RiskLimit(RequestError):
     """The order goes beyond what its account may risk; carries every field that does."""
 
-    reason = "RISK_LIMIT"
+    reason = Reason.RISK_LIMIT
 
     def __init__(self, violations: Sequence[Violation]) -> None:
         first = violations[0]
@@ -121,7 +145,7 @@ class RiskLimit(RequestError):
 class TradingHalted(RequestError):
     """Operators have stopped the acceptance of orders; says why."""
 
-    reason = "TRADING_HALTED"
+    reason = Reason.TRADING_HALTED
 
     def __init__(self, state: str, why: str) -> None:
         super().__init__(f"no new orders are accepted now: {why}", state=state.upper(), why=why)
@@ -130,7 +154,7 @@ class TradingHalted(RequestError):
 class RateLimited(RequestError):
     """The account placed as many orders as it may for now; accepts again after so long."""
 
-    reason = "RATE_LIMITED"
+    reason = Reason.RATE_LIMITED
 
     def __init__(self, message: str, account: str, retry_seconds: float) -> None:
         super().__init__(message, account=account)
@@ -140,7 +164,7 @@ class RateLimited(RequestError):
 class QuotaExceeded(RequestError):
     """The account has as much going on at once as it may."""
 
-    reason = "QUOTA_EXCEEDED"
+    reason = Reason.QUOTA_EXCEEDED
 
     def __init__(self, message: str, account: str) -> None:
         super().__init__(message, account=account)
@@ -149,37 +173,37 @@ class QuotaExceeded(RequestError):
 class FutureSequence(RequestError):
     """A watch was asked to resume after an event that does not exist yet."""
 
-    reason = "FUTURE_SEQUENCE"
+    reason = Reason.FUTURE_SEQUENCE
 
 
 class ResumeTokenTooOld(RequestError):
     """A watch of all orders cannot go on from there: something after it may be gone."""
 
-    reason = "RESUME_TOKEN_TOO_OLD"
+    reason = Reason.RESUME_TOKEN_TOO_OLD
 
 
 class SlowConsumer(RequestError):
     """A stream's reader fell too far behind; it may resume from what the metadata tells."""
 
-    reason = "SLOW_CONSUMER"
+    reason = Reason.SLOW_CONSUMER
 
 
 class Overloaded(RequestError):
     """More work is waiting than the engine takes on."""
 
-    reason = "OVERLOADED"
+    reason = Reason.OVERLOADED
 
 
 class StoreUnavailable(RequestError):
     """The database cannot be reached; a write that was under way may or may not be committed."""
 
-    reason = "STORE_UNAVAILABLE"
+    reason = Reason.STORE_UNAVAILABLE
 
 
 class ShuttingDown(RequestError):
     """This process is draining; another one, or the next, will answer."""
 
-    reason = "SHUTTING_DOWN"
+    reason = Reason.SHUTTING_DOWN
 
 
 class IllegalTransition(EngineError):

@@ -28,7 +28,6 @@ from engine.v1 import orders_pb2
 logger = structlog.get_logger()
 
 ERROR_DOMAIN: Final = "engine"
-INTERNAL_REASON: Final = "INTERNAL"
 INTERNAL_MESSAGE: Final = "internal error; it is in the server's log"
 # What may wait to be taken up, of all connections. At gRPC's default, 1,000, calls that come in a
 # burst are cancelled by lot.
@@ -148,7 +147,7 @@ def to_refused(error: errors.RequestError) -> orders_pb2.Refused:
 
 def _internal() -> status_pb2.Status:
     status = status_pb2.Status(code=code_pb2.INTERNAL, message=INTERNAL_MESSAGE)
-    info = error_details_pb2.ErrorInfo(reason=INTERNAL_REASON, domain=ERROR_DOMAIN)
+    info = error_details_pb2.ErrorInfo(reason=errors.Reason.INTERNAL, domain=ERROR_DOMAIN)
     status.details.add().Pack(info)
     return status
 
@@ -177,7 +176,7 @@ def to_internal(error: Exception) -> orders_pb2.Refused:
     """What is told of an error that is the engine's own; logs it."""
     logger.error("an order could not be dealt with", exc_info=error)
     return orders_pb2.Refused(
-        code=code_pb2.INTERNAL, reason=INTERNAL_REASON, message=INTERNAL_MESSAGE
+        code=code_pb2.INTERNAL, reason=errors.Reason.INTERNAL, message=INTERNAL_MESSAGE
     )
 
 

@@ -14,8 +14,9 @@ from typing import Final
 from google.protobuf import descriptor_pb2 as d
 from grpc_tools import protoc
 
+from engine.errors import Reason
 from engine.failures import FAILURES
-from engine.rpc import ANSWERS, INTERNAL_REASON
+from engine.rpc import ANSWERS
 from engine.v1 import chain_pb2, venue_pb2
 
 PROTOS: Final = Path(__file__).parent
@@ -156,7 +157,7 @@ def error_table() -> str:
         (_first_words(inspect.getdoc(kind) or ""), answer.code.name, kind.reason)
         for kind, answer in ANSWERS.items()
     ]
-    rows.append(("The engine's own fault; its log has it", "INTERNAL", INTERNAL_REASON))
+    rows.append(("The engine's own fault; its log has it", "INTERNAL", Reason.INTERNAL))
     return _table("| situation | code | reason |", rows)
 
 
