@@ -14,7 +14,7 @@ import typer
 from engine.certificates import Files
 from engine.errors import StartupError
 from engine.token import MAX_AMOUNT
-from oee import admin, faults, orders, quote
+from oee import admin, faults, orders, quote, venue
 from oee.client import TIMEOUT_SECONDS, connect
 from oee.console import EXIT_CODES, Edge, paint, say
 from oee.orders import Engine
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(orders.commands)
 app.add_typer(faults.commands, name="faults")
+app.add_typer(venue.commands, name="venue")
 app.add_typer(admin.keys, name="keys")
 app.add_typer(admin.trading, name="trading")
 app.add_typer(admin.limits, name="limits")
@@ -68,7 +69,7 @@ def engine(
     """Submit swap orders, watch them, and run the engine."""
     tls = Files(certificate_file, key_file, ca_file)
     # Tests bring a channel of their own as ctx.obj.
-    ctx.obj = Engine(ctx.obj or partial(connect, tls=tls), address, timeout, api_key)
+    ctx.obj = Engine(ctx.obj or partial(connect, tls=tls), address, timeout, api_key, tls)
 
 
 Directory = Annotated[
@@ -173,6 +174,7 @@ def quote_locally(
 
 @app.command("fund", hidden=True)
 def fund_wallet(
+    ctx: typer.Context,
     key_file: Annotated[Path, typer.Option(help="The wallet's key; made when there is none.")],
     chain: Annotated[str, typer.Option(help="The simulated chain: HOST:PORT.")],
 ) -> None:
@@ -181,7 +183,7 @@ def fund_wallet(
 
     wallet = development_wallet(key_file)
     try:
-        asyncio.run(asyncio.wait_for(fund(wallet, chain), FUND_SECONDS))
+        asyncio.run(asyncio.wait_for(fund(wallet, chain, ctx.obj.tls), FUND_SECONDS))
     except (grpc.aio.AioRpcError, TimeoutError) as error:
         raise StartupError(f"{wallet.address} cannot be funded at {chain}: {error!r}") from None
     say(f"{wallet.address} is funded")

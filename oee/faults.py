@@ -17,7 +17,7 @@ from rich.table import Table
 from engine.v1 import sim_pb2 as pb
 from engine.v1.sim_pb2_grpc import SimControlServiceStub
 from oee import show
-from oee.client import failure_of
+from oee.client import connect, failure_of
 from oee.console import EXIT_CODES, Edge, paint
 from oee.orders import Engine, Json, parse_duration
 from oee.ports import HOST, Ports
@@ -46,9 +46,7 @@ class Simulator:
 
     def ask(self, method: str, request: Any) -> Any:
         """One call; raises CallFailed."""
-        # A simulator of one's own is not behind a proxy.
-        options = [("grpc.enable_http_proxy", 0)]
-        with grpc.insecure_channel(self.address, options=options) as channel:
+        with connect(self.address, self.engine.tls) as channel:
             call = getattr(SimControlServiceStub(channel), method)
             try:
                 return call(request, timeout=CALL_SECONDS)

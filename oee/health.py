@@ -8,6 +8,9 @@ from typing import Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from engine.certificates import Files, read
+from engine.tls import channel_credentials
+
 RETRY_SECONDS: Final = 0.05
 # No proxy for our own machine, and a server that has just come up is found at once.
 OPTIONS: Final = (
@@ -19,9 +22,11 @@ OPTIONS: Final = (
 )
 
 
-def channel(address: str) -> grpc.aio.Channel:
-    """A channel to a service of this machine."""
-    return grpc.aio.insecure_channel(address, options=OPTIONS)
+def channel(address: str, tls: Files | None = None) -> grpc.aio.Channel:
+    """A channel to a service of this machine; raises StartupError when TLS files are no use."""
+    if not tls:
+        return grpc.aio.insecure_channel(address, options=OPTIONS)
+    return grpc.aio.secure_channel(address, channel_credentials(read(tls)), options=OPTIONS)
 
 
 async def until_serving(address: str) -> None:

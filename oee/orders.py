@@ -11,6 +11,7 @@ from typing import Annotated
 import grpc
 import typer
 
+from engine.certificates import Files
 from engine.v1 import orders_pb2 as pb
 from oee import show
 from oee.client import CallFailed, Client, new_client_order_id
@@ -27,6 +28,8 @@ class Engine:
     address: str
     timeout_seconds: float
     api_key: str = field(default="", repr=False)
+    # How other addresses than the engine's are spoken to.
+    tls: Files = field(default_factory=Files)
 
     def client(self) -> Client:
         """A client of this engine, which tells of interruptions on stderr."""

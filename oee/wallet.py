@@ -12,6 +12,7 @@ from typing import Final
 
 from solders.keypair import Keypair
 
+from engine.certificates import Files
 from engine.errors import StartupError
 from engine.v1 import chain_pb2, chain_pb2_grpc, sim_pb2, sim_pb2_grpc
 from oee.health import channel
@@ -47,11 +48,17 @@ def development_wallet(key_file: Path) -> Wallet:
     """
     if not key_file.exists():
         _write(key_file, Keypair())
+    return Wallet(key_file, str(read_key(key_file).pubkey()))
+
+
+def read_key(key_file: Path) -> Keypair:
+    """The key in this file; raises StartupError, without a word of the content, for none."""
     try:
-        keypair = Keypair.from_bytes(bytes(json.loads(key_file.read_text())))
+        return Keypair.from_bytes(bytes(json.loads(key_file.read_text())))
+    except OSError as error:
+        raise StartupError(f"{key_file} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError):
         raise StartupError(f"{key_file} is not a key file: a JSON array of 64 numbers") from None
-    return Wallet(key_file, str(keypair.pubkey()))
 
 
 def _write(key_file: Path, keypair: Keypair) -> None:
@@ -64,12 +71,12 @@ def _write(key_file: Path, keypair: Keypair) -> None:
     draft.rename(key_file)
 
 
-async def fund(wallet: Wallet, chain_address: str) -> None:
+async def fund(wallet: Wallet, chain_address: str, tls: Files | None = None) -> None:
     """Give a wallet that holds no lamports plenty of everything, once the chain serves.
 
     Returns when the chain shows the gifts; waits for the chain as long as the caller lets it.
     """
-    async with channel(chain_address) as open_channel:
+    async with channel(chain_address, tls) as open_channel:
         chain = chain_pb2_grpc.ChainServiceStub(open_channel)
         control = sim_pb2_grpc.SimControlServiceStub(open_channel)
 

@@ -1,0 +1,1 @@
+"""What whoever brings a venue or a chain promises, as checks that any address can be held to."""

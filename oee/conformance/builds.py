@@ -1,0 +1,238 @@
+"""What BuildSwap promises."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from solders.instruction import AccountMeta, Instruction
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+
+from engine import programs
+from engine.v1 import venue_pb2 as pb
+from oee.conformance.check import Broken, Check, NotChecked, checks
+from oee.conformance.venue import MAX_ITEMS, Venue, reason_of
+from oee.conformance.written import is_address
+
+# The executor adds these itself, and would have them twice.
+EXECUTORS_OWN: Final = {
+    str(programs.COMPUTE_BUDGET_PROGRAM): "compute budget",
+    str(programs.MEMO_PROGRAM): "memo",
+}
+
+
+def instructions_of(swap: pb.SwapInstructions) -> list[Instruction]:
+    """The instructions as the executor reads them; raises ValueError for malformed addresses."""
+    return [
+        Instruction(
+            Pubkey.from_string(each.program),
+            each.data,
+            [
+                AccountMeta(Pubkey.from_string(a.address), a.signer, a.writable)
+                for a in each.accounts
+            ],
+        )
+        for each in swap.instructions
+    ]
+
+
+async def swaps_are_answered_in_order(venue: Venue) -> None:
+    """BuildSwap gives a result a swap, in their order: its instructions, or a refusal."""
+    orders = await venue.orders()
+    response = await venue.ask("BuildSwap", pb.BuildSwapRequest(swaps=orders))
+    if len(response.results) != len(orders):
+        raise Broken(
+            f"{len(orders)} results to {len(orders)} swaps",
+            f"{len(response.results)} results",
+            "answer every swap, with a refusal where there is nothing to sign",
+        )
+    for result in response.results:
+        if result.WhichOneof("result") is None:
+            raise Broken("instructions or a refusal", "neither", "set exactly one of them")
+
+
+async def what_is_quoted_can_be_built(venue: Venue) -> None:
+    """A swap that was just quoted is built: at least one instruction, its addresses in base58."""
+    for result in await venue.builds(await venue.orders()):
+        if not result.HasField("swap"):
+            raise Broken(
+                "instructions for a swap that was just quoted",
+                reason_of(result.refusal),
+                "build whatever is quoted, for any wallet; only the chain knows what it holds",
+            )
+        if not result.swap.instructions:
+            raise Broken("an instruction", "none", "give what the venue's program is called with")
+        for instruction in result.swap.instructions:
+            addresses = instruction.program, *(each.address for each in instruction.accounts)
+            for address in addresses:
+                if not is_address(address):
+                    raise Broken("addresses of 32 bytes in base58", repr(address), "encode it so")
+
+
+async def only_the_wallet_signs(venue: Venue) -> None:
+    """The wallet that pays signs, and nobody else."""
+    for swap in await venue.swaps(await venue.orders()):
+        signers = {
+            account.address
+            for instruction in swap.instructions
+            for account in instruction.accounts
+            if account.signer
+        }
+        if signers != {venue.wallet}:
+            others = ", ".join(sorted(signers - {venue.wallet}))
+            raise Broken(
+                f"the wallet {venue.wallet} as the only signer",
+                f"{others} as well" if others else "no signer",
+                "mark the wallet's account as the signer, and no other; nobody else signs",
+            )
+
+
+async def budget_and_memo_are_the_executors(venue: Venue) -> None:
+    """The instructions set no compute budget and have no memo: the executor adds its own."""
+    for swap in await venue.swaps(await venue.orders()):
+        for instruction in swap.instructions:
+            if name := EXECUTORS_OWN.get(instruction.program):
+                raise Broken(
+                    "the swap alone", f"a {name} instruction as well", f"leave the {name} out"
+                )
+
+
+async def the_engine_reads_the_swap_back(venue: Venue) -> None:
+    """What is built is the swap that was asked for, and nothing else, as the executor reads it."""
+    orders = await venue.orders()
+    for order, swap in zip(orders, await venue.swaps(orders), strict=True):
+        found = _read_back(swap)
+        asked = (
+            order.pool, order.mint_in, order.mint_out, order.wallet, order.amount_in,
+            order.min_amount_out,
+        )  # fmt: skip
+        names = ("pool", "mint_in", "mint_out", "wallet", "amount_in", "min_amount_out")
+        for name, wanted, built in zip(names, asked, found, strict=True):
+            if wanted != built:
+                raise Broken(
+                    f"{name} {wanted}, as asked",
+                    f"{name} {built}",
+                    "build exactly the swap that was asked for; the executor signs no other",
+                )
+
+
+async def building_twice_builds_the_same(venue: Venue) -> None:
+    """The same swap asked for twice in one call has the same instructions: to ask has no effect."""
+    order = (await venue.orders())[0]
+    first, second = await venue.swaps([order, order])
+    if first != second:
+        raise Broken(
+            "the same instructions for the same swap",
+            "others the second time",
+            "derive them from the swap and the pool alone: no counter, no clock, no fresh key",
+        )
+
+
+async def all_swaps_call_the_same_program(venue: Venue) -> None:
+    """A pool's swaps call the same program, whichever way they go and however large they are."""
+    orders = await venue.orders()
+    for one, other in zip(orders[::2], orders[1::2], strict=False):
+        larger = pb.SwapOrder()
+        larger.CopyFrom(one)
+        larger.amount_in *= 2
+        swaps = await venue.swaps([one, larger, other])
+        called = [{each.program for each in swap.instructions} for swap in swaps]
+        if one.pool == other.pool and any(programs != called[0] for programs in called):
+            raise Broken(
+                f"calls of {', '.join(sorted(called[0]))} alone",
+                ", ".join(sorted(set().union(*called) - called[0])) or "fewer programs",
+                "call the program that owns the pool",
+            )
+
+
+async def an_unknown_pool_is_refused_alone(venue: Venue) -> None:
+    """A swap in a pool that the venue does not have is refused; those around it are built."""
+    order = (await venue.orders())[0]
+    unknown = pb.SwapOrder()
+    unknown.CopyFrom(order)
+    unknown.pool = str(Keypair().pubkey())
+    await _require_refused_alone(venue, order, unknown, "a pool that nobody knows")
+
+
+async def a_senseless_swap_is_refused_alone(venue: Venue) -> None:
+    """A swap of nothing, or for what is no wallet, is refused; those around it are built."""
+    order = (await venue.orders())[0]
+    for field, value in (("amount_in", 0), ("wallet", "not an address")):
+        senseless = pb.SwapOrder()
+        senseless.CopyFrom(order)
+        setattr(senseless, field, value)
+        await _require_refused_alone(venue, order, senseless, f"{field} {value!r}")
+
+
+async def five_hundred_swaps_and_no_more(venue: Venue) -> None:
+    """A call takes 500 swaps; one with more is INVALID_ARGUMENT."""
+    order = (await venue.orders())[0]
+    response = await venue.ask("BuildSwap", pb.BuildSwapRequest(swaps=[order] * MAX_ITEMS))
+    if len(response.results) != MAX_ITEMS:
+        raise Broken("500 results", f"{len(response.results)}", "answer up to 500 swaps a call")
+    too_many = pb.BuildSwapRequest(swaps=[order] * (MAX_ITEMS + 1))
+    await venue.ask.is_refused("BuildSwap", too_many, "501 swaps")
+
+
+async def _require_refused_alone(
+    venue: Venue, good: pb.SwapOrder, bad: pb.SwapOrder, what: str
+) -> None:
+    await venue.swaps([good])
+    before, refused, after = await venue.builds([good, bad, good])
+    if not refused.HasField("refusal"):
+        raise Broken(
+            f"a refusal of {what}", "instructions", "refuse what cannot land, as NO_POOL or INVALID"
+        )
+    for built in (before, after):
+        if not built.HasField("swap"):
+            raise Broken(
+                f"instructions for the good swaps around {what}",
+                reason_of(built.refusal),
+                "judge every swap by itself",
+            )
+
+
+def _read_back(swap: pb.SwapInstructions) -> tuple[str, str, str, str, int, int]:
+    try:
+        instructions = instructions_of(swap)
+    except ValueError:
+        raise NotChecked("its addresses are malformed") from None
+    swaps = []
+    for each in instructions:
+        try:
+            terms = programs.read_swap(programs.Call(each.program_id, each.accounts), each.data)
+        except ValueError as error:
+            raise Broken(
+                f"a swap by the layout that engine/programs.py has for {each.program_id}",
+                str(error),
+                "list the accounts in the program's order, and the data as it takes them",
+            ) from None
+        if terms is None:
+            raise Broken(
+                "calls of programs whose swap the executor can read",
+                f"a call of {each.program_id}",
+                "leave the instruction out, or teach engine/programs.py how its swap is written; "
+                "the executor signs nothing that it cannot read",
+            )
+        swaps.append(terms)
+    if len(swaps) != 1:
+        raise Broken("one swap", str(len(swaps)), "build one swap, through one pool")
+    [terms] = swaps
+    return (
+        str(terms.pool), str(terms.mint_in), str(terms.mint_out), str(terms.wallet),
+        terms.amount_in, terms.min_amount_out,
+    )  # fmt: skip
+
+
+CHECKS: Final[tuple[Check[Venue], ...]] = checks(
+    swaps_are_answered_in_order,
+    what_is_quoted_can_be_built,
+    only_the_wallet_signs,
+    budget_and_memo_are_the_executors,
+    the_engine_reads_the_swap_back,
+    building_twice_builds_the_same,
+    all_swaps_call_the_same_program,
+    an_unknown_pool_is_refused_alone,
+    a_senseless_swap_is_refused_alone,
+    five_hundred_swaps_and_no_more,
+)
