@@ -22,6 +22,7 @@ from rich.console import Console
 from bench import report
 from bench.limits import Limits, measure_limits
 from bench.measurement import Measurement
+from bench.routing import Choosing, measure_routing
 from bench.scenarios import SCENARIOS, SETTINGS, Options
 from bench.stack import SERVICES, SIMULATOR, bench_stack
 from engine.errors import StartupError
@@ -30,6 +31,8 @@ from oee.ports import Ports
 from oee.stack import Stack
 
 LIMITS: Final = "limits"
+# What needs no stack.
+ALONE: Final = (LIMITS, "routing")
 PROFILED: Final = ("throughput",)
 PROFILABLE: Final = ("gateway", "router", "executor", "dex_sim")
 INTERRUPTED: Final = 130
@@ -53,7 +56,7 @@ def main() -> int:
     )
     names = [
         name
-        for name in chosen.scenario or (PROFILED if profiled else (LIMITS, *SCENARIOS))
+        for name in chosen.scenario or (PROFILED if profiled else (*ALONE, *SCENARIOS))
         if name not in chosen.skip
     ]
     home = Path(tempfile.mkdtemp(prefix="oee-bench-"))
@@ -77,7 +80,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     add = parser.add_argument
-    everything = f"of {', '.join((LIMITS, *SCENARIOS))}"
+    everything = f"of {', '.join((*ALONE, *SCENARIOS))}"
     add("--scenario", type=_names, default=[], help=f"{everything}; default: all")
     add("--skip", type=_names, default=[], help="what to leave out")
     add("--seconds", type=float, default=Options.seconds, help="of each load")
@@ -92,9 +95,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _names(text: str) -> list[str]:
     names = text.split(",")
-    if unknown := set(names) - {LIMITS, *SCENARIOS}:
+    if unknown := set(names) - {*ALONE, *SCENARIOS}:
         raise argparse.ArgumentTypeError(
-            f"{', '.join(sorted(unknown))}: must be of {', '.join((LIMITS, *SCENARIOS))}"
+            f"{', '.join(sorted(unknown))}: must be of {', '.join((*ALONE, *SCENARIOS))}"
         )
     return names
 
@@ -115,6 +118,7 @@ class Run:
         self._profiled = profiled
         self._console = Console(stderr=True, width=WIDTH)
         self._limits: Limits | None = None
+        self._routing: Sequence[Choosing] = ()
         self._results: dict[str, Sequence[Measurement]] = {}
 
     async def through(self, names: Sequence[str]) -> int:
@@ -125,6 +129,9 @@ class Run:
                 self._console.print(f"{name} …", highlight=False)
                 if name == LIMITS:
                     self._limits = await measure_limits(self._home / name)
+                elif name in ALONE:
+                    self._routing = measure_routing()
+                    report.show_routing(self._routing, self._console)
                 else:
                     self._results[name] = await self._measured(name)
                     for measurement in self._results[name]:
@@ -161,6 +168,7 @@ class Run:
             },
             "settings": {**SERVICES, **SIMULATOR},
             "settings_of": SETTINGS,
+            "routing": msgspec.to_builtins(self._routing),
             "limits": limits and msgspec.to_builtins(limits) | limits.implied(),
             "scenarios": {
                 name: [

@@ -13,6 +13,7 @@ from bench.job import Outcome, Spread
 from bench.limits import Limit, Limits
 from bench.measurement import Measurement
 from bench.profile import Profile
+from bench.routing import Choosing
 
 
 def show(
@@ -44,6 +45,23 @@ def show_progress(measurement: Measurement, console: Console) -> None:
         f" {measurement.total_cpu_ms_per_order:.2f} ms of CPU per order",
         highlight=False,
     )
+
+
+def show_routing(choosing: Sequence[Choosing], console: Console) -> None:
+    """How long the choice of a route takes."""
+    table = Table(
+        *("", "pools", "again, µs", "first, µs", "of several legs"),
+        title="choosing a route; CPU times as p50 / p99 / most",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for each in choosing:
+        spreads = (
+            " / ".join(f"{milliseconds * 1000:,.0f}" for milliseconds in (s.p50, s.p99, s.most))
+            for s in (each.again, each.first)
+        )
+        table.add_row(each.name, str(each.pools), *spreads, f"{each.several_legs:.0%}")
+    console.print(table)
 
 
 def _profile(title: str, profile: Profile) -> Table:

@@ -22,6 +22,12 @@ translate(encode(sha256(('seed-' || n)::bytea), 'hex') || left(md5(n::text), 24)
 """
 _TRANSACTION: Final = "decode(repeat('5a', 560), 'hex')"
 _POOL: Final = "'7qbRF6YsyGuLUVs6Y1q64bdVrfe4ZcUUz1JRdoVNUJnm'"
+_LEGS: Final = """
+[{"venue": "raydium", "pool": "7qbRF6YsyGuLUVs6Y1q64bdVrfe4ZcUUz1JRdoVNUJnm",
+  "kind": "raydium_cpmm", "mint_in": "So11111111111111111111111111111111111111112",
+  "mint_out": "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v", "amount_in": 100000000,
+  "quoted_amount_out": 15000000, "min_amount_out": 13500000}]
+"""
 
 _EVENTS: Final = """
 (1, 'order_accepted', NULL, 'pending', false, '{}'),
@@ -34,34 +40,35 @@ _EVENTS: Final = """
      {"venue": "meteora", "latency_microseconds": 900, "amount_out": 14990000, "fee": 200000,
       "pool": "7qbRF6YsyGuLUVs6Y1q64bdVrfe4ZcUUz1JRdoVNUJnm", "price_impact_ppm": 1,
       "slot": 1, "refusal": null, "permanent": false}],
-   "why": "raydium yields most after its fee", "venue": "raydium",
+   "why": "raydium yields most after its fee",
+   "route": {"legs": $%LEGS%, "quoted_amount_out": 15000000},
    "min_amount_out": 13500000}}'),
 (4, 'build_started', 'routing', 'building', false, '{}'),
 (5, 'attempt_signed', 'building', 'submitted', false, '{}'),
 (6, 'swap_confirmed', 'submitted', 'confirmed', false, '{}'),
 (7, 'swap_finalized', 'confirmed', 'confirmed', true, '{}')
-"""
+""".replace("$%LEGS%", _LEGS)
 
 _SEED: Final = f"""
 WITH added AS (
     INSERT INTO orders (
         order_id, account, client_order_id, order_type, token_in, token_out, amount_in,
-        slippage_bps, venues, status, settled, sequence, min_amount_out, venue, pool,
+        slippage_bps, venues, status, settled, sequence, min_amount_out, venue, legs,
         quoted_amount_out, filled_amount_in, amount_out, fill_slot, fill_signature,
         network_fee_lamports, create_time, update_time, complete_time)
     SELECT uuidv7(interval '-1 day'), 'default', 'seed-' || n, 'market',
            'So11111111111111111111111111111111111111112',
            'EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v', 100000000,
-           1000, '{{}}', 'confirmed', true, 7, 13500000, 'raydium', {_POOL},
+           1000, '{{}}', 'confirmed', true, 7, 13500000, 'raydium', '{_LEGS}',
            15000000, 100000000, 14900000, n, {_SIGNATURE},
            5000, now() - interval '1 day', now() - interval '1 day', now() - interval '1 day'
       FROM generate_series($1::bigint, $2::bigint) AS n
  RETURNING order_id, fill_slot, fill_signature, create_time
 ), signed AS (
     INSERT INTO attempts (
-        order_id, number, venue, pool, signature, blockhash, last_valid_block_height,
+        order_id, number, venue, legs, signature, blockhash, last_valid_block_height,
         min_amount_out, transaction, sign_time, resolution, evidence)
-    SELECT order_id, 1, 'raydium', {_POOL}, fill_signature, {_POOL}, fill_slot + 150,
+    SELECT order_id, 1, 'raydium', '{_LEGS}', fill_signature, {_POOL}, fill_slot + 150,
            13500000, {_TRANSACTION}, create_time, 'landed',
            '{{"status_context_slot": 1, "node": "node-1", "slot": 1, "error": "",
              "finalized_block_height": 0, "height_context_slot": 0}}'

@@ -33,6 +33,8 @@ SIMULATOR: Final[Mapping[str, str]] = {
     "CONFIRMED_AFTER_SLOTS": "0",
     "FINALIZED_AFTER_SLOTS": "0",
     "NODE_LAG_SLOTS": "0",
+    # A block comes every few milliseconds, so the market is as lively as with more a real slot.
+    "TRADES_A_SLOT": "1",
 }
 SERVICES: Final[Mapping[str, str]] = {
     "LOG_LEVEL": "WARNING",

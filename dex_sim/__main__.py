@@ -19,7 +19,7 @@ from dex_sim.settings import Settings
 from dex_sim.venue_service import VenueService
 from engine import runtime
 from engine.errors import StartupError
-from engine.programs import PROGRAM_OF_VENUE
+from engine.instructions.swap import KINDS_OF_VENUE
 from engine.rpc import serving
 from engine.v1.chain_pb2_grpc import add_ChainServiceServicer_to_server
 from engine.v1.sim_pb2_grpc import add_SimControlServiceServicer_to_server
@@ -42,10 +42,10 @@ async def open_simulator(settings: Settings) -> AsyncIterator[Simulator]:
     Raises StartupError when the data directory, an address or the faults cannot be had. Whatever
     stops the clock is raised on leaving.
     """
-    if unknown := settings.venue_listen_addresses.keys() - PROGRAM_OF_VENUE.keys():
+    if unknown := settings.venue_listen_addresses.keys() - KINDS_OF_VENUE.keys():
         raise StartupError(
             f"VENUE_LISTEN_ADDRESSES names {', '.join(sorted(unknown))}; "
-            f"known are {', '.join(PROGRAM_OF_VENUE)}"
+            f"known are {', '.join(KINDS_OF_VENUE)}"
         )
     chance = Chance(settings.seed)
     # Opened from the top, closed from the bottom: watches end, calls end, the clock stops.
@@ -115,6 +115,7 @@ def _rules(settings: Settings) -> Rules:
         confirmed_after_slots=settings.confirmed_after_slots,
         finalized_after_slots=settings.finalized_after_slots,
         drift_ppm=settings.drift_ppm,
+        trades_a_slot=settings.trades_a_slot,
         execution_slippage_bps=settings.execution_slippage_bps,
         nodes=settings.nodes,
         node_lag_slots=settings.node_lag_slots,

@@ -16,8 +16,9 @@ from solders.hash import Hash
 
 from dex_sim import fork, market
 from dex_sim.chance import Chance, Range
+from dex_sim.crowd import Crowd
 from dex_sim.effects import MAX_LAG_SLOTS, Site
-from dex_sim.execution import LAMPORTS, Accounts, Outcome, land
+from dex_sim.execution import CROWD, LAMPORTS, Accounts, Outcome, land
 from dex_sim.faults import Faults, Injected, Occasion
 from dex_sim.feed import Feeds
 from dex_sim.ledger import BLOCKHASH_LIFE_BLOCKS, Block, Landed, Ledger, landed_in
@@ -30,6 +31,11 @@ BLOCK_LIMIT: Final = 2_000
 
 GENESIS_SLOT: Final = 1_000
 GENESIS_HEIGHT: Final = 950
+# The chain's own clock, in unix seconds: it counts slots, however fast they really go.
+GENESIS_TIME: Final = 1_767_225_600
+CLOCK_SLOT_MILLISECONDS: Final = 400
+# What the crowd has of each token as the chain begins: more than it can ever spend.
+CROWD_FUNDS: Final = 10**30
 
 PERCENT: Final = Range(0, 99)
 BPS: Final = 10_000
@@ -43,6 +49,7 @@ class Rules:
     confirmed_after_slots: int
     finalized_after_slots: int
     drift_ppm: int
+    trades_a_slot: int
     execution_slippage_bps: Range
     nodes: int
     node_lag_slots: int
@@ -92,6 +99,7 @@ class Chain:
             + rules.node_lag_slots
         )
         self._remember()
+        self._crowd = Crowd(chance, rules.drift_ppm, rules.trades_a_slot, list(self.accounts.pools))
         self._slot = self.faults.slot = self.head.slot
         self.heads = [self.head] * rules.nodes
         # Of the nodes that no fault holds back, the slot that all have reached.
@@ -101,6 +109,11 @@ class Chain:
     def head(self) -> Block:
         """The newest block."""
         return self._blocks[-1]
+
+    @property
+    def time(self) -> int:
+        """The chain's clock at the newest block, in unix seconds."""
+        return clock_at(self.head.slot)
 
     @property
     def busy(self) -> bool:
@@ -183,7 +196,8 @@ class Chain:
         if not self._may_land(transaction, self.head.height + 1):
             return Failure(Reason.BLOCKHASH_NOT_FOUND, "the blockhash is unknown or expired")
         try:
-            return land(transaction, self.accounts.draft(), lambda swap, quoted: quoted).failure
+            draft = self.accounts.draft()
+            return land(transaction, draft, self.time, lambda swap, quoted: quoted).failure
         except Refused as refused:
             return refused.failure
 
@@ -203,17 +217,21 @@ class Chain:
     def _remember(self) -> None:
         states = self.ledger.pool_states()
         for pool in market.opening_pools():
-            reserve_a, reserve_b, volatility_ppm = states.get(
-                pool.address, (pool.reserve_a, pool.reserve_b, pool.volatility_ppm)
-            )
-            self.accounts.pools[pool.address] = pool._replace(
-                reserve_a=reserve_a, reserve_b=reserve_b, volatility_ppm=volatility_ppm
-            )
+            state = states.get(pool.address)
+            self.accounts.pools[pool.address] = pool.in_state(*state) if state else pool
         self.accounts.balances = self.ledger.balances()
         blocks = self.ledger.blocks()
         if not blocks:
             genesis = Block(GENESIS_HEIGHT, GENESIS_SLOT, _blockhash("", GENESIS_SLOT))
-            self.ledger.append(genesis, [], {}, self.accounts.pools, keep_blocks=self._keep_blocks)
+            for mint in market.TOKENS:
+                self.accounts.add(CROWD, mint, CROWD_FUNDS)
+            self.ledger.append(
+                genesis,
+                [],
+                self.accounts.balances,
+                self.accounts.pools,
+                keep_blocks=self._keep_blocks,
+            )
             blocks = [genesis]
         landed: defaultdict[int, list[str]] = defaultdict(list)
         for past in self.ledger.landed_since(blocks[0].slot):
@@ -229,7 +247,7 @@ class Chain:
         draft = self.accounts.draft()
         landings = self._land(candidates, block, draft)
         outcomes = [landing.outcome for landing in landings]
-        self._drift(draft)
+        self._crowd.trade(self._slot - GENESIS_SLOT, clock_at(self._slot), draft)
         self.ledger.append(
             block, outcomes, draft.balances, draft.pools, keep_blocks=self._keep_blocks
         )
@@ -247,12 +265,13 @@ class Chain:
 
     def _land(self, candidates: Sequence[Pending], block: Block, draft: Accounts) -> list[Landing]:
         landings: list[Landing] = []
+        now = clock_at(block.slot)
         for pending in candidates:
             number = self.ledger.transaction_count + len(landings) + 1
             if self._may_land(pending.transaction, block.height):
                 yields = self._slipped if pending.slips else partial(self._yields, number)
                 try:
-                    outcome = land(pending.transaction, draft, yields)
+                    outcome = land(pending.transaction, draft, now, yields)
                 except Refused:
                     continue  # nobody pays for it, so it is in no block
                 landings.append(Landing(pending.transaction, outcome, set()))
@@ -309,7 +328,8 @@ class Chain:
         if landing not in landings or injected.fault_id in landing.spared_by:
             return
         how = injected.fault.fork
-        switched = fork.switched(landing.transaction, landing.outcome, self.accounts, how)
+        now = clock_at(block.slot)
+        switched = fork.switched(landing.transaction, landing.outcome, self.accounts, now, how)
         if switched is None:
             return
         landing.spared_by.add(injected.fault_id)
@@ -337,15 +357,6 @@ class Chain:
         self._returning = [entry for entry in self._returning if entry[0] > self._slot]
         for transaction in due:
             self._mempool.setdefault(transaction.signature, Pending(transaction))
-
-    def _drift(self, draft: Accounts) -> None:
-        pools, limit = self.accounts.pools, self.rules.drift_ppm
-        steps = self._chance.draws("market", "drift", self._slot, Range(-limit, limit), len(pools))
-        for (address, before), step in zip(pools.items(), steps, strict=True):
-            traded = draft.pools.get(address, before)
-            after = traded.settled(before, market.drift(traded, step, limit))
-            if after != before:
-                draft.pools[address] = after
 
     def _add_block(self, block: Block, signatures: list[str]) -> None:
         self._blocks.append(block)
@@ -385,6 +396,11 @@ class Chain:
         slowest = min(head.slot for head in self.heads)
         while self._unfinalized and self._unfinalized[0][0].slot + self._deepest <= slowest:
             self._unfinalized.popleft()
+
+
+def clock_at(slot: int) -> int:
+    """The chain's clock at a slot, in unix seconds."""
+    return GENESIS_TIME + (slot - GENESIS_SLOT) * CLOCK_SLOT_MILLISECONDS // 1000
 
 
 def _blockhash(parent: str, slot: int) -> str:

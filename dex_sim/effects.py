@@ -10,12 +10,12 @@ from typing import Final
 import grpc
 
 from engine.errors import InvalidRequest, Violation
-from engine.programs import PROGRAM_OF_VENUE
+from engine.instructions.swap import KINDS_OF_VENUE
 from engine.v1 import chain_pb2, venue_pb2
 from engine.v1 import sim_pb2 as pb
 
 CHAIN: Final = "chain"
-VENUES: Final = (*PROGRAM_OF_VENUE, CHAIN)
+VENUES: Final = (*KINDS_OF_VENUE, CHAIN)
 
 MAX_DELAY_SECONDS: Final = 600
 MAX_LAG_SLOTS: Final = 10_000

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
-from dex_sim.pool import Pool, Unfillable
-from dex_sim.transaction import Failure, Reason, Refused, Swap, Transaction
+from solders.pubkey import Pubkey
 
+from dex_sim.pool import Pool, Unfillable
+from dex_sim.program import further_units, require_arrays, swap_of
+from dex_sim.transaction import Failure, Message, Reason, Refused, Swap, SwapCall, Transaction
+
+# Everybody whom only the simulator knows, as one owner: the other side of what is not a swap.
+CROWD: Final = str(Pubkey(sha256(b"crowd").digest()))
 # Lamports for network fees are kept beside the tokens, under a mint that cannot be.
 LAMPORTS: Final = ""
 
@@ -76,7 +82,7 @@ class Fill:
 class Outcome:
     """What a transaction did when it landed.
 
-    `changes`, `fills` and the fee are differences: taking them back restores what was.
+    `changes` are those of the wallets; with the fee they are what can be taken back.
     """
 
     signature: str
@@ -88,14 +94,32 @@ class Outcome:
     fills: tuple[Fill, ...]
 
 
-# What a swap really yields of what the curve gives for it.
+class Meter:
+    """The compute units that a transaction has left."""
+
+    def __init__(self, message: Message) -> None:
+        self._limit = message.compute_unit_limit
+        self._spent = message.compute_units
+
+    def spend(self, units: int) -> None:
+        """Take so many; Refused when they are too many."""
+        self._spent += units
+        if self._spent > self._limit:
+            raise Refused(
+                Reason.PROGRAM_FAILED,
+                f"needs {self._spent} compute units, its limit is {self._limit}",
+            )
+
+
+# What a swap really yields of what the pool pays for it; the crowd has the difference.
 Yield = Callable[[Swap, int], int]
 
 
-def land(transaction: Transaction, accounts: Accounts, yields: Yield) -> Outcome:
+def land(transaction: Transaction, accounts: Accounts, now: int, yields: Yield) -> Outcome:
     """Execute a transaction whose fee is due whatever happens; all of its swaps happen or none.
 
-    Raises Refused when the wallet cannot pay the fee: then nothing happens at all.
+    `now` is the chain's clock in unix seconds. Raises Refused when the wallet cannot pay the fee:
+    then nothing happens at all.
     """
     if accounts.balance(transaction.message.wallet, LAMPORTS) < transaction.message.fee_lamports:
         raise Refused(Reason.INSUFFICIENT_FUNDS, "too few lamports for the network fee")
@@ -104,12 +128,16 @@ def land(transaction: Transaction, accounts: Accounts, yields: Yield) -> Outcome
     fills: tuple[Fill, ...] = ()
     if failure is None:
         try:
-            fills = tuple([_swap(swap, draft, yields) for swap in transaction.message.swaps])
+            meter = Meter(transaction.message)
+            fills = tuple(
+                [_swap(call, draft, now, yields, meter) for call in transaction.message.swaps]
+            )
         except Refused as refused:
             failure, draft = refused.failure, accounts.draft()
     changes = tuple(
         Change(owner, mint, accounts.balance(owner, mint), after)
         for (owner, mint), after in draft.balances.items()
+        if owner != CROWD
     )
     draft.add(transaction.message.wallet, LAMPORTS, -transaction.message.fee_lamports)
     accounts.adopt(draft)
@@ -125,22 +153,18 @@ def land(transaction: Transaction, accounts: Accounts, yields: Yield) -> Outcome
 
 
 def take_back(outcome: Outcome, accounts: Accounts) -> bool:
-    """Restore what was before an outcome, its fee included; later ones may stand.
+    """Restore what the wallets held before an outcome, its fee included; later ones may stand.
 
-    False, with the accounts spoilt, when it cannot be: what it gave is spent.
+    The pools stay as they are: somebody of the crowd swapped in the wallet's place. False, with
+    the accounts spoilt, when it cannot be: what it gave is spent.
     """
-    changes = [(c.owner, c.mint, c.before - c.after) for c in outcome.changes]
-    for owner, mint, amount in (*changes, (outcome.wallet, LAMPORTS, outcome.fee_lamports)):
-        if accounts.balance(owner, mint) + amount < 0:
+    for change in outcome.changes:
+        back = change.before - change.after
+        if accounts.balance(change.owner, change.mint) + back < 0:
             return False
-        accounts.add(owner, mint, amount)
-    for fill in outcome.fills:
-        pool = accounts.pool(fill.swap.pool)
-        assert pool is not None, "a swap that happened has its pool"
-        before = pool.after(fill.swap.mint_in, -fill.swap.amount_in, -fill.amount_out)
-        if not before.stands:
-            return False
-        accounts.pools[pool.address] = before
+        accounts.add(change.owner, change.mint, back)
+        accounts.add(CROWD, change.mint, -back)
+    accounts.add(outcome.wallet, LAMPORTS, outcome.fee_lamports)
     return True
 
 
@@ -157,25 +181,26 @@ def undone(outcomes: Iterable[Outcome], wallet: str) -> dict[str, int]:
     return difference
 
 
-def _swap(swap: Swap, accounts: Accounts, yields: Yield) -> Fill:
-    pool = accounts.pool(swap.pool)
-    if pool is None or pool.venue != swap.venue or not pool.trades(swap.mint_in, swap.mint_out):
-        raise Refused(Reason.PROGRAM_FAILED, "no such pool")
+def _swap(call: SwapCall, accounts: Accounts, now: int, yields: Yield, meter: Meter) -> Fill:
+    pool = accounts.pool(call.pool)
+    swap = swap_of(call, pool)
+    assert pool is not None
     if accounts.balance(swap.wallet, swap.mint_in) < swap.amount_in:
         raise Refused(Reason.INSUFFICIENT_FUNDS, "the token account holds too little")
     try:
-        quoted = pool.offer(swap.mint_in, swap.amount_in).amount_out
+        offer = pool.offer(swap.mint_in, swap.amount_in, now)
     except Unfillable as unfillable:
         raise Refused(Reason.PROGRAM_FAILED, str(unfillable)) from None
-    amount_out = yields(swap, quoted)
+    require_arrays(call, swap, pool, offer.pool)
+    meter.spend(further_units(pool, offer.pool))
+    amount_out = yields(swap, offer.amount_out)
     if amount_out < max(swap.min_amount_out, 1):
         raise Refused(
             Reason.SLIPPAGE_EXCEEDED, f"yields {amount_out}, the floor is {swap.min_amount_out}"
         )
-    after = pool.after(swap.mint_in, swap.amount_in, amount_out)
-    if not after.stands:
-        raise Refused(Reason.PROGRAM_FAILED, "the pool holds too little")
     accounts.add(swap.wallet, swap.mint_in, -swap.amount_in)
     accounts.add(swap.wallet, swap.mint_out, amount_out)
-    accounts.pools[swap.pool] = after
+    if amount_out != offer.amount_out:
+        accounts.add(CROWD, swap.mint_out, offer.amount_out - amount_out)
+    accounts.pools[swap.pool] = offer.pool
     return Fill(swap, amount_out)

@@ -12,7 +12,7 @@ FAILED_THERE: Final = Failure(Reason.PROGRAM_FAILED, "it failed on the fork that
 
 
 def switched(
-    transaction: Transaction, outcome: Outcome, accounts: Accounts, how: pb.SwitchFork
+    transaction: Transaction, outcome: Outcome, accounts: Accounts, now: int, how: pb.SwitchFork
 ) -> tuple[Outcome | None, Accounts] | None:
     """The outcome on the other fork (None: it is not in it), with a draft of what is then.
 
@@ -27,7 +27,7 @@ def switched(
         draft.add(transaction.message.wallet, LAMPORTS, -outcome.fee_lamports)
         return _failed(outcome), draft
     try:
-        good = land(transaction, draft, _at_least_the_floor)
+        good = land(transaction, draft, now, _at_least_the_floor)
     except Refused:
         return None
     return None if good.failure else (good, draft)

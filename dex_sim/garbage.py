@@ -10,7 +10,9 @@ from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 
 from dex_sim import market
-from engine.programs import TOKEN_PROGRAM, U64_MAX, SwapTerms, swap_instructions, token_account
+from engine.instructions.swap import LAYOUTS, swap_instruction
+from engine.instructions.terms import SwapTerms
+from engine.programs import TOKEN_PROGRAM, U64_MAX, token_account
 from engine.v1 import sim_pb2 as pb
 from engine.v1 import venue_pb2
 
@@ -34,43 +36,32 @@ def misquoted(quote: venue_pb2.Quote, how: pb.Misquote) -> None:
         quote.expire_time.FromSeconds(0)
 
 
-def misbuilt(terms: SwapTerms, how: pb.Misbuild, other_pool: str) -> list[Instruction]:
-    """Instructions that are not what was agreed; `other_pool` is another of the venue's pools."""
+def misbuilt(terms: SwapTerms, how: pb.Misbuild, elsewhere: SwapTerms) -> list[Instruction]:
+    """Instructions that are not what was agreed; `elsewhere` is the same in another pool."""
     if how.kind == pb.MISBUILD_KIND_LOWER_FLOOR:
-        return swap_instructions(replace(terms, min_amount_out=terms.min_amount_out // 2))
+        return [swap_instruction(replace(terms, min_amount_out=terms.min_amount_out // 2))]
     if how.kind == pb.MISBUILD_KIND_OTHER_POOL:
-        return swap_instructions(replace(terms, pool=Pubkey.from_string(other_pool)))
+        return [swap_instruction(elsewhere)]
     if how.kind == pb.MISBUILD_KIND_MORE_IN:
-        return swap_instructions(replace(terms, amount_in=min(2 * terms.amount_in, U64_MAX)))
-    agreed = swap_instructions(terms)
+        return [swap_instruction(replace(terms, amount_in=min(2 * terms.amount_in, U64_MAX)))]
+    agreed = swap_instruction(terms)
     if how.kind == pb.MISBUILD_KIND_DRAIN:
-        return [*agreed, _transfer_to_a_stranger(terms)]
-    receives = token_account(terms.wallet, terms.mint_out)
-    theirs = token_account(STRANGER, terms.mint_out)
-    return [
-        Instruction(
-            each.program_id,
-            each.data,
-            [
-                AccountMeta(
-                    theirs if account.pubkey == receives else account.pubkey,
-                    account.is_signer,
-                    account.is_writable,
-                )
-                for account in each.accounts
-            ],
-        )
-        for each in agreed
-    ]
+        return [agreed, _transfer_to_a_stranger(terms)]
+    accounts = agreed.accounts
+    receives = LAYOUTS[terms.parties.kind].receives
+    theirs = token_account(STRANGER, terms.parties.mint_out)
+    accounts[receives] = AccountMeta(theirs, is_signer=False, is_writable=True)
+    return [Instruction(agreed.program_id, agreed.data, accounts)]
 
 
 def _transfer_to_a_stranger(terms: SwapTerms) -> Instruction:
+    wallet, mint = terms.parties.wallet, terms.parties.mint_in
     return Instruction(
         TOKEN_PROGRAM,
         bytes([_TRANSFER]) + terms.amount_in.to_bytes(8, "little"),
         [
-            AccountMeta(token_account(terms.wallet, terms.mint_in), False, True),
-            AccountMeta(token_account(STRANGER, terms.mint_in), False, True),
-            AccountMeta(terms.wallet, True, False),
+            AccountMeta(token_account(wallet, mint), is_signer=False, is_writable=True),
+            AccountMeta(token_account(STRANGER, mint), is_signer=False, is_writable=True),
+            AccountMeta(wallet, is_signer=True, is_writable=False),
         ],
     )

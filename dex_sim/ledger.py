@@ -63,13 +63,16 @@ CREATE TABLE IF NOT EXISTS balances (
     amount TEXT NOT NULL,
     PRIMARY KEY (owner, mint)
 ) WITHOUT ROWID;
+-- state is JSON by the field names of the program's accounts.
 CREATE TABLE IF NOT EXISTS pools (
-    address        TEXT PRIMARY KEY,
-    reserve_a      TEXT NOT NULL,
-    reserve_b      TEXT NOT NULL,
-    volatility_ppm INTEGER NOT NULL
-) WITHOUT ROWID;
+    address   TEXT PRIMARY KEY,
+    state     TEXT NOT NULL,
+    reserve_a TEXT NOT NULL,
+    reserve_b TEXT NOT NULL
+);
 """
+# Of these tables; a file without pool states says 0.
+VERSION: Final = 1
 
 LAST_SWAP_NUMBER: Final = """
 SELECT max(number) FROM (SELECT number FROM swaps UNION ALL SELECT number FROM swaps_taken_back)
@@ -234,10 +237,10 @@ class Ledger:
         rows = self._db.execute("SELECT owner, mint, amount FROM balances")
         return {(owner, mint): int(amount) for owner, mint, amount in rows}
 
-    def pool_states(self) -> dict[str, tuple[int, int, int]]:
-        """Each pool's reserves and volatility by its address."""
-        rows = self._db.execute("SELECT address, reserve_a, reserve_b, volatility_ppm FROM pools")
-        return {address: (int(a), int(b), volatility) for address, a, b, volatility in rows}
+    def pool_states(self) -> dict[str, tuple[str, int, int]]:
+        """Each pool's state as JSON, and its reserves, by its address."""
+        rows = self._db.execute("SELECT address, state, reserve_a, reserve_b FROM pools")
+        return {address: (state, int(a), int(b)) for address, state, a, b in rows}
 
     def landed_since(self, slot: int) -> list[Landed]:
         """What landed in or after a slot, oldest first."""
@@ -319,6 +322,7 @@ def open_ledger(directory: Path) -> Iterator[Ledger]:
             connection.execute("PRAGMA synchronous = NORMAL")
             # The chain stands still while the log is copied and synced: rarely, then, at 32 MB.
             connection.execute("PRAGMA wal_autocheckpoint = 8000")
+            _require_version(connection, directory)
             connection.executescript(SCHEMA)
         except BaseException:
             connection.close()
@@ -334,13 +338,24 @@ def open_ledger(directory: Path) -> Iterator[Ledger]:
         connection.close()
 
 
+def _require_version(connection: sqlite3.Connection, directory: Path) -> None:
+    [version] = connection.execute("PRAGMA user_version").fetchone()
+    [tables] = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and version != VERSION:
+        raise StartupError(
+            f"DATA_DIRECTORY {directory} holds a chain of another version of the simulator; "
+            "name another directory, or begin anew with `oee up --fresh`"
+        )
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
 def _balance_rows(balances: Mapping[tuple[str, str], int]) -> list[tuple[str, str, str]]:
     return [(owner, mint, str(amount)) for (owner, mint), amount in balances.items()]
 
 
 def _pool_rows(pools: Mapping[str, Pool]) -> list[tuple[object, ...]]:
     return [
-        (pool.address, str(pool.reserve_a), str(pool.reserve_b), pool.volatility_ppm)
+        (pool.address, pool.text, str(pool.reserve_a), str(pool.reserve_b))
         for pool in pools.values()
     ]
 

@@ -1,4 +1,4 @@
-"""The tokens and pools that exist, and how their prices wander."""
+"""The tokens and pools that exist."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from typing import Final
 
 from solders.pubkey import Pubkey
 
-from dex_sim.pool import FeeRule, Pool
-
-# One part in this many of the distance to the long-run price is undone every block.
-PULL: Final = 100
+from dex_sim import liquidity
+from dex_sim.liquidity import CLMM_TIERS, CPMM_TIERS, Liquidity
+from dex_sim.pool import PPM, Pool
+from engine.instructions.raydium import amm_v4_pool
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token, with its price in millionths of a dollar when the market opens."""
+    """A token, with its price in millionths of a dollar when the market opens.
+
+    `restless_percent` is how much of the market's drift its price follows.
+    """
 
     mint: str
     decimals: int
     micro_dollars: int
+    restless_percent: int = 100
 
     def worth(self, dollars: int) -> int:
         """Base units worth that many dollars."""
@@ -29,21 +33,17 @@ class Token:
 
 
 SOL: Final = Token("So11111111111111111111111111111111111111112", 9, 150_000_000)
-USDC: Final = Token("EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v", 6, 1_000_000)
-USDT: Final = Token("Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB", 6, 999_800)
+USDC: Final = Token("EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v", 6, 1_000_000, 0)
+USDT: Final = Token("Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB", 6, 999_800, 5)
 RAY: Final = Token("4k3Dyjzvzp8eMZWUXbBCjEvwSkkk59S5iCNLY3QrkX6R", 6, 2_500_000)
 JUP: Final = Token("JUPyiwrYJFskUPiHa7hkeR8VUtAeFoSYbKedZNsDvCN", 6, 800_000)
 BONK: Final = Token("DezXAZ8z7PnrnRJjz3wXBoRgixCa6xjnB7YaB1pPB263", 5, 20)
 
 TOKENS: Final = {token.mint: token for token in (SOL, USDC, USDT, RAY, JUP, BONK)}
+_DOLLARS: Final = (USDC, USDT)
 
-FEE_RULES: Final = {
-    "raydium": FeeRule(base_ppm=2500),
-    "meteora": FeeRule(base_ppm=2000, volatility_percent=10),
-}
-
-# Pair, then dollars on each side at the venue and how far it opens from the long-run price.
-_OPENING: Final[dict[str, list[tuple[Token, Token, int, int]]]] = {
+# Pair, then dollars on each side at the venue and how far it opens from the tokens' prices.
+_LISTINGS: Final[dict[str, list[tuple[Token, Token, int, int]]]] = {
     "raydium": [
         (SOL, USDC, 40_000_000, 0),
         (SOL, USDT, 18_000_000, 200),
@@ -70,29 +70,86 @@ _OPENING: Final[dict[str, list[tuple[Token, Token, int, int]]]] = {
     ],
 }
 
+# A pair's pools at a venue with how much of its dollars each has; a small pair has fewer. The
+# number is the amm_config of raydium's, the bin step of a meteora_dlmm, the fee of a
+# meteora_damm_v2 in parts per million; 0: the one that suits the pair.
+_Layout = tuple[tuple[str, int, int], ...]
+_SMALL_DOLLARS: Final = 9_000_000
+_LARGE: Final[dict[str, _Layout]] = {
+    "raydium": (
+        ("raydium_cpmm", 0, 35),
+        ("raydium_cpmm", 5, 15),
+        ("raydium_amm_v4", 0, 30),
+        ("raydium_clmm", 0, 20),
+    ),
+    "meteora": (
+        ("meteora_dlmm", 0, 15),
+        ("meteora_dlmm", 25, 25),
+        ("meteora_damm_v2", 2_000, 60),
+    ),
+}
+_SMALL: Final[dict[str, _Layout]] = {
+    "raydium": (("raydium_cpmm", 0, 60), ("raydium_clmm", 0, 40)),
+    "meteora": (("meteora_dlmm", 25, 40), ("meteora_damm_v2", 2_000, 60)),
+}
+
 
 def opening_pools() -> list[Pool]:
     """Every pool of every venue as the chain begins; addresses are always the same."""
-    return [_opening_pool(venue, *row) for venue, listings in _OPENING.items() for row in listings]
+    return [
+        _opening_pool(venue, listing, kind, number, percent)
+        for venue, listings in _LISTINGS.items()
+        for listing in listings
+        for kind, number, percent in (_SMALL if listing[2] < _SMALL_DOLLARS else _LARGE)[venue]
+    ]
 
 
-def _opening_pool(venue: str, a: Token, b: Token, dollars: int, premium_ppm: int) -> Pool:
-    reference_a, reference_b = a.worth(dollars), b.worth(dollars)
+def _opening_pool(
+    venue: str, listing: tuple[Token, Token, int, int], kind: str, number: int, percent: int
+) -> Pool:
+    one, other, dollars, premium_ppm = listing
+    # As the programs have them: the mints' bytes are in order.
+    a, b = sorted((one, other), key=lambda token: bytes(Pubkey.from_string(token.mint)))
+    premium = premium_ppm if a is one else -premium_ppm
+    amount_a = a.worth(dollars * percent // 100)
+    amount_b = b.worth(dollars * percent // 100) * (PPM + premium) // PPM
+    number = number or _suiting(kind, one, other)
+    seed = f"{venue}/{kind}/{number}/{a.mint}/{b.mint}".encode()
+    address, amm_market = Pubkey(sha256(seed).digest()), ""
+    if kind == "raydium_amm_v4":
+        amm_market, address = str(address), amm_v4_pool(address)
+    state, reserve_a, reserve_b = _liquidity(kind, number, amount_a, amount_b)
     return Pool(
-        address=str(Pubkey(sha256(f"{venue}/{a.mint}/{b.mint}".encode()).digest())),
+        address=str(address),
         venue=venue,
+        kind=kind,
         mint_a=a.mint,
         mint_b=b.mint,
-        fee_rule=FEE_RULES[venue],
-        reference_a=reference_a,
-        reference_b=reference_b,
-        reserve_a=reference_a,
-        reserve_b=reference_b,
-    ).moved(premium_ppm)
+        state=state,
+        reserve_a=reserve_a,
+        reserve_b=reserve_b,
+        market=amm_market,
+        config=number if kind in ("raydium_cpmm", "raydium_clmm") else 0,
+    )
 
 
-def drift(pool: Pool, step: int, limit_ppm: int) -> int:
-    """How far a price moves in one slot: a random step that leans towards the long-run price."""
-    if limit_ppm == 0:
-        return 0
-    return max(-limit_ppm, min(limit_ppm, step - pool.deviation_ppm() // PULL))
+def _suiting(kind: str, one: Token, other: Token) -> int:
+    """The clmm tier or the bin step for a pair: the calmer, the finer."""
+    calm = (one in _DOLLARS) + (other in _DOLLARS)
+    if kind == "raydium_clmm":
+        return 4 if calm == 2 else 2 if one is SOL and calm else 1
+    if kind == "meteora_dlmm":
+        return 1 if calm == 2 else 10
+    return 0
+
+
+def _liquidity(kind: str, number: int, amount_a: int, amount_b: int) -> Liquidity:
+    if kind == "raydium_cpmm":
+        return liquidity.constant_product(amount_a, amount_b, CPMM_TIERS[number])
+    if kind == "raydium_amm_v4":
+        return liquidity.without_order_book(amount_a, amount_b)
+    if kind == "raydium_clmm":
+        return liquidity.in_ticks(amount_a, amount_b, *CLMM_TIERS[number])
+    if kind == "meteora_dlmm":
+        return liquidity.in_bins(amount_a, amount_b, number)
+    return liquidity.in_one_range(amount_a, amount_b, number)

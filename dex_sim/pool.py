@@ -1,124 +1,148 @@
-"""A constant-product pool: exact integers, rounded against the trader."""
+"""A pool of one of the real programs' kinds, and what a swap against it yields."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+from engine.amm import meteora_dlmm, raydium_clmm
+from engine.amm.clmm_pool import MAX_RATE
+from engine.amm.dlmm_pool import BASIS_POINTS
+from engine.amm.fixed_point import ceil_div
+from engine.amm.kinds import KINDS
+from engine.amm.snapshot import dump
+from engine.amm.swap import Swap, SwapFailed
 
 PPM: Final = 1_000_000
-U64_MAX: Final = 2**64 - 1
 
-# Volatility is the sum of the blocks' price moves, each forgotten by a tenth a block.
-VOLATILITY_KEPT_TENTHS: Final = 9
-MAX_VOLATILE_FEE_PPM: Final = 8_000
+
+def _clmm_fee_ppm(state: raydium_clmm.Pool, now: int) -> int:
+    rate = state.trade_fee_rate
+    if state.dynamic_fee_info is not None:
+        index = state.tick_current // state.tick_spacing
+        dynamic = state.dynamic_fee_info.referred_to(index, now)
+        rate += dynamic.rate(dynamic.accumulated(index), state.tick_spacing)
+    return min(rate, MAX_RATE)
+
+
+def _dlmm_fee_ppm(state: meteora_dlmm.Pool, now: int) -> int:
+    index, volatility = state.referred(now)
+    accumulator = volatility + abs(index - state.active_id) * BASIS_POINTS
+    return state.fee_rate(min(accumulator, state.parameters.max_volatility_accumulator)) // 1000
+
+
+# Each kind's fee at a time, in parts per million.
+_FEE_PPM: Final[Mapping[str, Callable[[Any, int], int]]] = {
+    "raydium_cpmm": lambda state, now: state.trade_fee_rate + state.creator_rate(),
+    "raydium_amm_v4": lambda state, now: (
+        state.swap_fee_numerator * PPM // state.swap_fee_denominator
+    ),
+    "raydium_clmm": _clmm_fee_ppm,
+    "meteora_dlmm": _dlmm_fee_ppm,
+    "meteora_damm_v2": lambda state, now: state.fee_rate(now) // 1000,
+}
 
 
 class Unfillable(Exception):
     """The pool cannot fill this amount: too little or too much would come out."""
 
 
-@dataclass(frozen=True, slots=True)
-class FeeRule:
-    """What a swap costs: a base, and on top a percentage of the pool's volatility."""
+# Without slots: a state is written down once and then kept.
+@dataclass(frozen=True)
+class Pool:
+    """A pool's address and parties, its state, and what its vaults hold in base units.
 
-    base_ppm: int
-    volatility_percent: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What a swap of some amount yields; in base units, the fee in those of the mint paid."""
-
-    amount_out: int
-    fee: int
-    price_impact_ppm: int
-
-
-class Pool(NamedTuple):
-    """Two reserves in base units, unbounded. Verbs return the next state.
-
-    `reference_a` and `reference_b` are worth the same at the pair's long-run price.
+    `state` is engine.amm's pool of that kind; mint_a is its token 0, coin, X or A. The reserves
+    hold beside what the state trades with what fees have left there.
     """
 
     address: str
     venue: str
+    kind: str
     mint_a: str
     mint_b: str
-    fee_rule: FeeRule
-    reference_a: int
-    reference_b: int
+    state: Any
     reserve_a: int
     reserve_b: int
-    volatility_ppm: int = 0
+    # The account that a raydium_amm_v4 pool's own addresses are derived from.
+    market: str = ""
+    # The index of a raydium_cpmm or raydium_clmm pool's amm_config.
+    config: int = 0
 
-    @property
-    def fee_ppm(self) -> int:
-        """The fee now; it changes between blocks only."""
-        volatile = self.volatility_ppm * self.fee_rule.volatility_percent // 100
-        return self.fee_rule.base_ppm + min(volatile, MAX_VOLATILE_FEE_PPM)
+    @cached_property
+    def text(self) -> str:
+        """The state as JSON, by the field names of the program's accounts."""
+        return dump(self.state)
+
+    def in_state(self, text: str, reserve_a: int, reserve_b: int) -> Pool:
+        """This pool with a state read back from its text."""
+        state = KINDS[self.kind].load(json.loads(text))
+        return replace(self, state=state, reserve_a=reserve_a, reserve_b=reserve_b)
 
     def trades(self, mint_in: str, mint_out: str) -> bool:
         """Whether this is a pool for that pair, in either direction."""
         return {mint_in, mint_out} == {self.mint_a, self.mint_b}
 
-    def offer(self, mint_in: str, amount_in: int) -> Offer:
-        """What `amount_in` yields now; Unfillable when that is nothing or more than u64."""
-        reserve_in, reserve_out = (
-            (self.reserve_a, self.reserve_b)
-            if mint_in == self.mint_a
-            else (self.reserve_b, self.reserve_a)
-        )
-        fee = _ceil_div(amount_in * self.fee_ppm, PPM)
-        net = amount_in - fee
-        amount_out = net * reserve_out // (reserve_in + net)
-        if not 0 < amount_out <= U64_MAX:
-            raise Unfillable(f"{amount_in} would yield {amount_out}")
-        at_spot = net * reserve_out
-        impact = _ceil_div((at_spot - amount_out * reserve_in) * PPM, at_spot)
-        return Offer(amount_out, fee, impact)
+    def fee_ppm(self, now: int) -> int:
+        """The fee that the next swap meets, as far as it does not move the price itself."""
+        return _FEE_PPM[self.kind](self.state, now)
 
-    def after(self, mint_in: str, amount_in: int, amount_out: int) -> Pool:
-        """The pool once it took `amount_in` of that mint and gave `amount_out` of the other."""
-        change_a, change_b = (
-            (amount_in, -amount_out) if mint_in == self.mint_a else (-amount_out, amount_in)
+    def curve(self, mint_in: str, now: int) -> Callable[[int], int]:
+        """What any amount of `mint_in` yields: `offer`'s amount_out, or 0 where that fails."""
+        try:
+            return KINDS[self.kind].exact_in_curve(self.state, mint_in == self.mint_a, now)
+        except SwapFailed:
+            return lambda amount_in: 0
+
+    def offer(self, mint_in: str, amount_in: int, now: int) -> Offer:
+        """What `amount_in` yields at `now`, the chain's clock in unix seconds.
+
+        Raises Unfillable where the program would fail, or would pay nothing.
+        """
+        a_to_b = mint_in == self.mint_a
+        try:
+            swap = KINDS[self.kind].quote_exact_in(self.state, amount_in, a_to_b, now)
+        except SwapFailed as failed:
+            raise Unfillable(str(failed)) from None
+        amount_out = swap.amount_out
+        if amount_out <= 0:
+            raise Unfillable(f"{amount_in} would yield nothing")
+        change_a, change_b = (amount_in, -amount_out) if a_to_b else (-amount_out, amount_in)
+        after = Pool(
+            self.address,
+            self.venue,
+            self.kind,
+            self.mint_a,
+            self.mint_b,
+            swap.pool,
+            self.reserve_a + change_a,
+            self.reserve_b + change_b,
+            self.market,
+            self.config,
         )
-        return self._replace(
-            reserve_a=self.reserve_a + change_a, reserve_b=self.reserve_b + change_b
-        )
+        return Offer(amount_out, swap, after)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a swap of some amount yields, in base units, and the pool as it would be after it."""
+
+    amount_out: int
+    swap: Swap[Any]
+    pool: Pool
 
     @property
-    def stands(self) -> bool:
-        """Whether it holds something of both."""
-        return self.reserve_a > 0 and self.reserve_b > 0
+    def fee(self) -> int:
+        """The fee in the mint paid; 0 when it is taken from the output."""
+        return self.swap.fee if self.swap.fee_on_input else 0
 
-    def deviation_ppm(self) -> int:
-        """How far the price of a in b stands above (or below) the long-run price."""
-        return _move_ppm(self.reference_a, self.reference_b, self.reserve_a, self.reserve_b)
-
-    def moved(self, ppm: int) -> Pool:
-        """The pool with its price of a in b moved by `ppm`; the product of reserves stays.
-
-        To the first order: sqrt(1 + m) is taken as 1 + m/2. Rounding leaves the product higher.
-        """
-        reserve_a, reserve_b = self._moved(ppm)
-        return self._replace(reserve_a=reserve_a, reserve_b=reserve_b)
-
-    def settled(self, before: Pool, ppm: int) -> Pool:
-        """The pool at a block's end: moved by `ppm`, its volatility brought up from the block
-        `before`."""
-        a, b = self._moved(ppm) if ppm else (self.reserve_a, self.reserve_b)
-        move = abs(_move_ppm(before.reserve_a, before.reserve_b, a, b))
-        volatility = before.volatility_ppm * VOLATILITY_KEPT_TENTHS // 10 + min(move, PPM)
-        return self._replace(reserve_a=a, reserve_b=b, volatility_ppm=volatility)
-
-    def _moved(self, ppm: int) -> tuple[int, int]:
-        reserve_a = max(1, self.reserve_a * 2 * PPM // (2 * PPM + ppm))
-        return reserve_a, _ceil_div(self.reserve_a * self.reserve_b, reserve_a)
-
-
-def _move_ppm(from_a: int, from_b: int, to_a: int, to_b: int) -> int:
-    return (to_b * from_a - from_b * to_a) * PPM // (from_b * to_a)
-
-
-def _ceil_div(numerator: int, denominator: int) -> int:
-    return -(-numerator // denominator)
+    @property
+    def price_impact_ppm(self) -> int:
+        """What the curve costs against its price at the margin, fees aside; rounded up."""
+        numerator, denominator = self.swap.spot
+        at_spot = self.swap.net_in * numerator
+        lost = at_spot - self.swap.gross_out * denominator
+        return max(0, ceil_div(lost * PPM, at_spot))

@@ -54,10 +54,13 @@ class Settings(ServingSettings):
     )
     chain_delay_milliseconds: WholeRange = Field(Range(5, 20), description="LOW-HIGH or one number")
     drift_ppm: int = Field(
-        300, ge=0, le=100_000, description="largest random price move a slot; 0: prices stand still"
+        300, ge=0, le=100_000, description="largest move of a token's price a slot; 0: none"
+    )
+    trades_a_slot: int = Field(
+        4, ge=0, le=100, description="others' swaps a slot, 0 to 100; 0 and no drift: pools stand"
     )
     execution_slippage_bps: WholeRange = Field(
-        Range(50, 100), description="LOW-HIGH or one number; what a landing swap yields less"
+        Range(0, 0), description="LOW-HIGH or one number; what a landing swap yields less"
     )
     nodes: int = Field(3, ge=1, le=100, description="nodes behind the chain's address, 1 to 100")
     node_lag_slots: int = Field(

@@ -8,12 +8,14 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
+from solders.instruction import AccountMeta
 from solders.message import MessageV0
 from solders.pubkey import Pubkey
 from solders.signature import Signature
 from solders.transaction import SanitizeError, VersionedTransaction
 
 from engine import programs
+from engine.instructions.swap import KIND_OF_PROGRAM, LAYOUTS, VENUE_OF_KIND, read_amounts
 
 LAMPORTS_A_SIGNATURE: Final = 5000
 DEFAULT_UNITS_AN_INSTRUCTION: Final = 200_000
@@ -23,7 +25,14 @@ MAX_WIRE_BYTES: Final = 1232
 # Compute units as measured on the real programs.
 BUDGET_UNITS: Final = 150
 MEMO_UNITS: Final = 5_000
-SWAP_UNITS: Final = {"raydium": 33_000, "meteora": 52_000}
+# A swap that stays in its bin, and crosses no tick.
+SWAP_UNITS: Final = {
+    "raydium_cpmm": 33_000,
+    "raydium_amm_v4": 22_000,
+    "raydium_clmm": 70_000,
+    "meteora_dlmm": 42_000,
+    "meteora_damm_v2": 14_000,
+}
 
 _SET_UNIT_LIMIT: Final = 2
 _SET_UNIT_PRICE: Final = 3
@@ -59,8 +68,27 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class SwapCall:
+    """One swap instruction as its program gets it; amounts in base units."""
+
+    kind: str
+    pool: str
+    wallet: Pubkey
+    pays: Pubkey
+    receives: Pubkey
+    amount_in: int
+    min_amount_out: int
+    accounts: tuple[AccountMeta, ...]
+
+    @property
+    def venue(self) -> str:
+        """Whose program is called."""
+        return VENUE_OF_KIND[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
 class Swap:
-    """One swap instruction; addresses in base58, amounts in base units."""
+    """What a swap instruction asks of its pool; addresses in base58, amounts in base units."""
 
     venue: str
     pool: str
@@ -85,8 +113,9 @@ class Message:
     blockhash: str
     fee_lamports: int
     compute_units: int
+    compute_unit_limit: int
     memo: str
-    swaps: tuple[Swap, ...]
+    swaps: tuple[SwapCall, ...]
     failure: Failure | None
 
 
@@ -141,7 +170,7 @@ def _message(count: bytes, raw: bytes) -> Message:
 
     limit, price = DEFAULT_UNITS_AN_INSTRUCTION * len(calls), 0
     units, memo = 0, ""
-    swaps: list[Swap] = []
+    swaps: list[SwapCall] = []
     failure: Failure | None = None
     for call, instruction in zip(calls, message.instructions, strict=True):
         try:
@@ -153,7 +182,7 @@ def _message(count: bytes, raw: bytes) -> Message:
                 memo = instruction.data.decode()
             else:
                 swap = _swap(call, instruction.data)
-                units += SWAP_UNITS[swap.venue]
+                units += SWAP_UNITS[swap.kind]
                 swaps.append(swap)
         except ValueError as error:
             failure = failure or Failure(Reason.PROGRAM_FAILED, str(error))
@@ -169,6 +198,7 @@ def _message(count: bytes, raw: bytes) -> Message:
         blockhash=str(message.recent_blockhash),
         fee_lamports=LAMPORTS_A_SIGNATURE * len(wire.signatures) + -(-limit * price // 1_000_000),
         compute_units=units,
+        compute_unit_limit=limit,
         memo=memo,
         swaps=tuple(swaps),
         failure=failure,
@@ -195,16 +225,21 @@ def _budget(data: bytes, limit: int, price: int) -> tuple[int, int]:
     raise ValueError("unknown compute budget instruction")
 
 
-def _swap(call: programs.Call, data: bytes) -> Swap:
-    terms = programs.read_swap(call, data)
-    if terms is None:
+def _swap(call: programs.Call, data: bytes) -> SwapCall:
+    kind = KIND_OF_PROGRAM.get(call.program)
+    if kind is None:
         raise ValueError(f"no program at {call.program}")
-    return Swap(
-        venue=terms.venue,
-        pool=str(terms.pool),
-        wallet=str(terms.wallet),
-        mint_in=str(terms.mint_in),
-        mint_out=str(terms.mint_out),
-        amount_in=terms.amount_in,
-        min_amount_out=terms.min_amount_out,
+    layout, accounts = LAYOUTS[kind], call.accounts
+    amount_in, min_amount_out = read_amounts(kind, data)
+    if len(accounts) < layout.fixed:
+        raise ValueError(f"the swap of {kind} takes {layout.fixed} accounts at least")
+    return SwapCall(
+        kind=kind,
+        pool=str(accounts[layout.pool].pubkey),
+        wallet=accounts[layout.wallet].pubkey,
+        pays=accounts[layout.pays].pubkey,
+        receives=accounts[layout.receives].pubkey,
+        amount_in=amount_in,
+        min_amount_out=min_amount_out,
+        accounts=accounts,
     )

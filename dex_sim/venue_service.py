@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Final
@@ -19,13 +20,20 @@ from dex_sim.effects import REFUSALS, Site
 from dex_sim.faults import Occasion, Subject
 from dex_sim.garbage import misbuilt, misquoted
 from dex_sim.pool import Pool, Unfillable
+from dex_sim.program import arrays_to_name, parties_of
 from engine.errors import InvalidRequest, Violation
-from engine.programs import Parties, SwapTerms, parties_of, swap_instructions
+from engine.instructions.swap import swap_instruction
+from engine.instructions.terms import Parties, SwapTerms
 from engine.v1 import sim_pb2, venue_pb2_grpc
 from engine.v1 import venue_pb2 as pb
 
 MAX_ITEMS: Final = 500
 QUOTE_LIFE_SECONDS: Final = 30
+# Watchers hear of nothing as often, so that silence tells them that they are cut off.
+PULSE_SECONDS: Final = 0.5
+PACE_SECONDS: Final = 0.04
+# Well below the 4 MB that a gRPC message may have: a state has some thousand bytes.
+POOLS_A_MESSAGE: Final = 100
 
 
 class VenueService(venue_pb2_grpc.VenueServiceServicer):
@@ -47,11 +55,12 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
         self._build_delay_milliseconds = build_delay_milliseconds
         pools = [p for p in chain.accounts.pools.values() if p.venue == venue]
         self._addresses = sorted(pool.address for pool in pools)
-        self._address_of_pair = {
-            pair: pool.address
-            for pool in pools
-            for pair in ((pool.mint_a, pool.mint_b), (pool.mint_b, pool.mint_a))
-        }
+        self._addresses_of_pair: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        for pool in pools:
+            for pair in ((pool.mint_a, pool.mint_b), (pool.mint_b, pool.mint_a)):
+                self._addresses_of_pair[pair].append(pool.address)
+        # Each pool as it was last told, which is told again until it changes.
+        self._told: dict[str, tuple[Pool, pb.Pool]] = {}
 
     async def ListPools(
         self, request: pb.ListPoolsRequest, context: Context
@@ -95,9 +104,16 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
         with self._chain.pool_feeds.open(self._venue) as feed:
             addresses: Sequence[str] = self._addresses
             while True:
-                changed = partial(pb.WatchPoolsResponse, pools=self._pools(addresses))
-                yield await self._answer("WatchPools", (), context, changed)
-                addresses = await feed.take()
+                for start in range(0, len(addresses) or 1, POOLS_A_MESSAGE):
+                    some = addresses[start : start + POOLS_A_MESSAGE]
+                    yield await self._answer("WatchPools", (), context, partial(self._change, some))
+                # What changes meanwhile goes together, however fast blocks are made.
+                await asyncio.sleep(PACE_SECONDS)
+                try:
+                    async with asyncio.timeout(PULSE_SECONDS):
+                        addresses = await feed.take()
+                except TimeoutError:
+                    addresses = ()
 
     async def _answer(
         self,
@@ -120,36 +136,61 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
             drawn = self._chance.next(self._venue, f"delay/{call}", milliseconds)
             await asyncio.sleep(drawn / 1000)
 
+    def _change(self, addresses: Sequence[str]) -> pb.WatchPoolsResponse:
+        return pb.WatchPoolsResponse(
+            pools=self._pools(addresses), slot=self._chain.head.slot, time=self._chain.time
+        )
+
     def _pools(self, addresses: Sequence[str]) -> list[pb.Pool]:
-        slot = self._chain.head.slot
-        return [_pool(self._chain.accounts.pools[address], slot) for address in addresses]
+        slot, now = self._chain.head.slot, self._chain.time
+        return [self._pool(self._chain.accounts.pools[address], slot, now) for address in addresses]
+
+    def _pool(self, pool: Pool, slot: int, now: int) -> pb.Pool:
+        last, told = self._told.get(pool.address, (None, None))
+        if told is None or last is not pool:
+            told = pb.Pool(
+                address=pool.address,
+                mint_a=pool.mint_a,
+                mint_b=pool.mint_b,
+                reserve_a=str(pool.reserve_a),
+                reserve_b=str(pool.reserve_b),
+                kind=pool.kind,
+                state=pool.text,
+            )
+            self._told[pool.address] = pool, told
+        told.slot, told.fee_ppm = slot, pool.fee_ppm(now)
+        return told
 
     def _quote(self, query: pb.QuoteQuery, expire_time: timestamp_pb2.Timestamp) -> pb.QuoteResult:
-        address = self._address_of_pair.get((query.mint_in, query.mint_out))
-        if address is None:
+        mint_in, amount_in, now = query.mint_in, query.amount_in, self._chain.time
+        addresses = self._addresses_of_pair.get((mint_in, query.mint_out))
+        if addresses is None:
             return pb.QuoteResult(
                 refusal=_refusal(pb.REFUSAL_REASON_NO_POOL, f"{self._venue} has no such pool")
             )
-        if query.amount_in == 0:
+        if amount_in == 0:
             return pb.QuoteResult(
                 refusal=_refusal(pb.REFUSAL_REASON_INVALID, "amount_in must be positive")
             )
+        pools = [self._chain.accounts.pools[address] for address in addresses]
+        best = max(pools, key=lambda pool: pool.curve(mint_in, now)(amount_in))
         try:
-            offer = self._chain.accounts.pools[address].offer(query.mint_in, query.amount_in)
+            offer = best.offer(mint_in, amount_in, now)
         except Unfillable as unfillable:
             return pb.QuoteResult(
                 refusal=_refusal(pb.REFUSAL_REASON_INSUFFICIENT_LIQUIDITY, str(unfillable))
             )
         quote = pb.Quote(
-            pool=address,
-            mint_in=query.mint_in,
+            pool=best.address,
+            mint_in=mint_in,
             mint_out=query.mint_out,
-            amount_in=query.amount_in,
+            amount_in=amount_in,
             amount_out=offer.amount_out,
             fee=offer.fee,
             price_impact_ppm=offer.price_impact_ppm,
             slot=self._chain.head.slot,
             expire_time=expire_time,
+            kind=best.kind,
         )
         if self._faults:
             return self._spoilt_quote(query, quote)
@@ -163,62 +204,56 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
         return pb.QuoteResult(quote=quote)
 
     def _build(self, swap: pb.SwapOrder) -> pb.BuildSwapResult:
-        if self._address_of_pair.get((swap.mint_in, swap.mint_out)) != swap.pool:
+        if swap.pool not in self._addresses_of_pair.get((swap.mint_in, swap.mint_out), ()):
             return pb.BuildSwapResult(
                 refusal=_refusal(pb.REFUSAL_REASON_NO_POOL, f"{self._venue} has no such pool")
             )
+        pool = self._chain.accounts.pools[swap.pool]
         try:
-            terms = SwapTerms(
-                venue=self._venue,
-                pool=Pubkey.from_string(swap.pool),
-                mint_in=Pubkey.from_string(swap.mint_in),
-                mint_out=Pubkey.from_string(swap.mint_out),
-                wallet=Pubkey.from_string(swap.wallet),
-                amount_in=swap.amount_in,
-                min_amount_out=swap.min_amount_out,
-            )
+            terms = self._terms(pool, swap)
         except ValueError as error:
             return pb.BuildSwapResult(refusal=_refusal(pb.REFUSAL_REASON_INVALID, str(error)))
         if self._faults:
             return self._spoilt_swap(swap, terms)
         result = pb.BuildSwapResult()
-        result.CopyFrom(_built_between(parties_of(terms)))
-        built = result.swap.instructions
-        for each, instruction in zip(built, swap_instructions(terms), strict=True):
-            each.data = instruction.data
+        result.CopyFrom(_built_between(terms.parties))
+        result.swap.instructions[0].data = swap_instruction(terms).data
         return result
 
+    def _terms(self, pool: Pool, swap: pb.SwapOrder) -> SwapTerms:
+        arrays = arrays_to_name(pool, swap.mint_in, swap.amount_in, self._chain.time)
+        wallet = Pubkey.from_string(swap.wallet)
+        parties = parties_of(pool, wallet, swap.mint_in == pool.mint_a, arrays)
+        return SwapTerms(parties, swap.amount_in, swap.min_amount_out)
+
     def _spoilt_swap(self, swap: pb.SwapOrder, terms: SwapTerms) -> pb.BuildSwapResult:
-        instructions = swap_instructions(terms)
+        instructions = [swap_instruction(terms)]
         for fault in self._faults.hitting(Site.ITEM, self._occasion("BuildSwap", [swap])):
             if fault.HasField("refuse"):
                 return pb.BuildSwapResult(refusal=_injected(fault.refuse))
-            other_pool = next(address for address in self._addresses if address != swap.pool)
-            instructions = misbuilt(terms, fault.misbuild, other_pool)
-        return _built(instructions)
-
-
-def _pool(pool: Pool, slot: int) -> pb.Pool:
-    return pb.Pool(
-        address=pool.address,
-        mint_a=pool.mint_a,
-        mint_b=pool.mint_b,
-        reserve_a=str(pool.reserve_a),
-        reserve_b=str(pool.reserve_b),
-        fee_ppm=pool.fee_ppm,
-        slot=slot,
-    )
+            others = self._addresses_of_pair[swap.mint_in, swap.mint_out]
+            other = next(address for address in others if address != swap.pool)
+            elsewhere = self._terms(self._chain.accounts.pools[other], swap)
+            instructions = misbuilt(terms, fault.misbuild, elsewhere)
+        return _built(instructions, terms.parties)
 
 
 # The same parties come again and again, and writing down their accounts is the dear part.
 @lru_cache(maxsize=1024)
 def _built_between(parties: Parties) -> pb.BuildSwapResult:
-    return _built(swap_instructions(SwapTerms(*parties, amount_in=1, min_amount_out=0)))
+    return _built([swap_instruction(SwapTerms(parties, 1, 0))], parties)
 
 
-def _built(instructions: Iterable[Instruction]) -> pb.BuildSwapResult:
+def _built(instructions: Iterable[Instruction], parties: Parties) -> pb.BuildSwapResult:
     return pb.BuildSwapResult(
-        swap=pb.SwapInstructions(instructions=map(_instruction, instructions))
+        swap=pb.SwapInstructions(
+            instructions=map(_instruction, instructions),
+            kind=parties.kind,
+            arrays=parties.arrays,
+            market=str(parties.market) if parties.market else "",
+            config=parties.config,
+            one_for_zero=not parties.zero_for_one,
+        )
     )
 
 

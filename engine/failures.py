@@ -11,6 +11,7 @@ from typing import Final
 
 FAILURES: Final[Mapping[str, str]] = {
     "NO_ROUTE": "no allowed venue can do this swap",
+    "NO_POOL": "the venue has no pool for the pair",
     "INSUFFICIENT_LIQUIDITY": "no venue's pool can fill this amount",
     "VENUE_UNAVAILABLE": "no venue answered with a quote, or the chosen one could not be reached",
     "VENUE_TIMEOUT": "a venue did not answer in time",
@@ -21,6 +22,8 @@ FAILURES: Final[Mapping[str, str]] = {
     "RISK_LIMIT": "the best route moves its pool's price further than the account may",
     "CHAIN_UNAVAILABLE": "the chain did not answer before anything was signed",
     "INSTRUCTIONS_REFUSED": "the venue's transaction would do more than was agreed; not signed",
+    "ROUTE_REFUSED": "the route's swaps together do not keep what was agreed; not signed",
+    "TRANSACTION_TOO_LARGE": "the route's swaps do not fit into one transaction",
     "NOT_LANDED": "the transaction had not landed when its blockhash expired, proven",
     "UNSPECIFIED": "the venue or the chain gave a reason that this version does not know",
 }

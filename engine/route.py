@@ -52,6 +52,15 @@ class Route:
         """The venues of its legs, joined by "+"."""
         return venues_of(self.legs)
 
+    def least_changes(self) -> dict[str, int]:
+        """By mint, the least that a wallet's balance changes by: floors received less what is
+        paid."""
+        changes: dict[str, int] = {}
+        for leg in self.legs:
+            changes[leg.mint_in] = changes.get(leg.mint_in, 0) - leg.amount_in
+            changes[leg.mint_out] = changes.get(leg.mint_out, 0) + leg.min_amount_out
+        return changes
+
 
 @dataclass(frozen=True, slots=True)
 class VenueQuote:

@@ -1,18 +1,28 @@
-"""Choosing a route from quotes: pure, so the router decides with it and the gateway previews."""
+"""Choosing a route: pure, so the router decides with it and the gateway previews."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
+from engine import reasons
+from engine.amm.fixed_point import ceil_div
+from engine.candidates import PPM, Candidates
 from engine.failures import Failure
+from engine.market import Market
 from engine.order import OrderRequest
-from engine.route import Leg, Route, RouteDecision, VenueQuote
+from engine.paths import Rules
+from engine.reasons import PPM_A_BPS
+from engine.route import MAX_SCORE_PPM, Candidate, Leg, Route, RouteDecision, VenueQuote, VenueScore
 
-PPM_A_BPS: Final = 100
-# What a venue that does not say it has pools of.
-DEFAULT_KIND: Final = {"raydium": "raydium_cpmm", "meteora": "meteora_dlmm"}
+__all__ = ["NoOffer", "Rules", "choose"]
+
+NO_SCORES: Final[Mapping[str, VenueScore]] = MappingProxyType({})
+DEFAULT_RULES: Final = Rules()
+# How many are on record.
+MAX_CANDIDATES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,90 +37,119 @@ class NoOffer:
 def choose(
     request: OrderRequest,
     pinned_floor: int | None,
+    market: Market,
     quotes: Sequence[VenueQuote],
+    rules: Rules = DEFAULT_RULES,
+    scores: Mapping[str, VenueScore] = NO_SCORES,
     max_price_impact_bps: int | None = None,
 ) -> RouteDecision | NoOffer:
-    """The quote with the most net amount out that keeps the floor, or why there is none.
+    """The route with the most net amount out that keeps the floor, or why there is none.
 
-    A quote whose price impact is above the limit is none. Ties go to the lower price impact, then
-    to the venue first in the alphabet. The floor is `pinned_floor` once there is one; before that
-    the request's, from the winning quote.
+    `quotes` are those of venues that do not stream their pools, each a route of one leg; pools of
+    the market may be combined. A route whose price impact is above the limit is none. Venues' past
+    decides between routes that are about as good. Ties go to the lower price impact, then to the
+    venue first in the alphabet. The floor is `pinned_floor` once there is one; before that the
+    request's, from the winning route.
     """
-    asked = tuple(sorted(quotes, key=lambda quote: quote.venue))
-    offers = sorted(
-        (quote for quote in asked if quote.refusal is None),
-        key=lambda quote: (-quote.amount_out, quote.price_impact_ppm, quote.venue),
-    )
-    if not offers:
-        return _no_offer(asked)
-    if max_price_impact_bps is not None:
-        offers = [q for q in offers if q.price_impact_ppm <= max_price_impact_bps * PPM_A_BPS]
-        if not offers:
-            return _too_much_impact(asked, max_price_impact_bps)
-    best = offers[0]
-    floor = request.floor(best.amount_out) if pinned_floor is None else pinned_floor
-    if best.amount_out < floor:
-        message = (
-            f"the best quote, {best.amount_out} base units from {best.venue}, "
-            f"is below the floor of {floor}"
+
+    def floor_of(candidate: Candidate) -> int:
+        return request.floor(_quoted(candidate)) if pinned_floor is None else pinned_floor
+
+    ways = Candidates(request, market, rules, scores)
+    limit = None if max_price_impact_bps is None else max_price_impact_bps * PPM_A_BPS
+    remote = [q for q in quotes if not request.venues or q.venue in request.venues]
+    asked = tuple(sorted([*remote, *ways.quotes(limit)], key=lambda quote: quote.venue))
+    offered = [ways.single(quote) for quote in asked if quote.refusal is None]
+    singles = _within(offered, limit)
+    several = ways.several(max(singles, key=_net, default=None))
+    if several is not None:
+        offered.append(several)
+    past = tuple(scores[quote.venue] for quote in asked if quote.venue in scores)
+    if not offered:
+        return _no_offer(asked, past)
+    ranked = _ranked(_within(offered, limit))
+    if not ranked:
+        assert max_price_impact_bps is not None
+        message = reasons.too_much_impact(offered, max_price_impact_bps)
+        return _none_now(asked, past, Failure("RISK_LIMIT", message))
+    winner = next((each for each in ranked if _quoted(each) >= floor_of(each)), None)
+    if winner is None:
+        best = max(ranked, key=_quoted)
+        message = reasons.below_floor(best, floor_of(best))
+        return _none_now(asked, past, Failure("PRICE_FLOOR_NOT_MET", message))
+    floor = floor_of(winner)
+    route = _with_floors(winner.route, request.token_out, floor)
+    others = [each for each in ranked if each is not winner]
+    why = reasons.why(winner, others, cost_is_known=ways.cost_is_known or not market.pools)
+    candidates = (replace(winner, route=route), *others[: MAX_CANDIDATES - 1])
+    return RouteDecision(asked, why, route, floor, candidates, past)
+
+
+def _net(candidate: Candidate) -> int:
+    return candidate.net_amount_out
+
+
+def _quoted(candidate: Candidate) -> int:
+    return candidate.route.quoted_amount_out
+
+
+def _within(candidates: Iterable[Candidate], limit: int | None) -> list[Candidate]:
+    return [each for each in candidates if limit is None or each.price_impact_ppm <= limit]
+
+
+def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The best first: the past counts only among those that are close to the best price."""
+    best = max(candidates, key=_net, default=None)
+    if best is None:
+        return []
+    close = best.net_amount_out - best.route.quoted_amount_out * MAX_SCORE_PPM // PPM
+
+    def rank(candidate: Candidate) -> tuple[bool, int, int, str, str]:
+        worth, far = candidate.net_amount_out, candidate.net_amount_out < close
+        if not far:
+            worth += candidate.route.quoted_amount_out * candidate.score_ppm // PPM
+        first = candidate.route.legs[0]
+        return far, -worth, candidate.price_impact_ppm, candidate.route.venue, first.pool
+
+    return sorted(candidates, key=rank)
+
+
+def _with_floors(route: Route, token_out: str, floor: int) -> Route:
+    """The route's floor laid upon the legs that receive token_out, each as much as it is quoted.
+
+    Rounded up, so they add up to no less; what a leg carries to the next one has its floor already.
+    """
+    whole = route.quoted_amount_out
+
+    def floored(leg: Leg) -> Leg:
+        if leg.mint_out != token_out:
+            return leg
+        quoted = leg.quoted_amount_out
+        least = ceil_div(floor * quoted, whole)
+        return Leg(
+            leg.venue, leg.pool, leg.kind, leg.mint_in, leg.mint_out, leg.amount_in, quoted, least
         )
-        return NoOffer(
-            RouteDecision(asked, message),
-            Failure("PRICE_FLOOR_NOT_MET", message),
-            permanent=False,
-        )
-    leg = Leg(
-        best.venue,
-        best.pool,
-        best.kind or DEFAULT_KIND.get(best.venue, ""),
-        request.token_in,
-        request.token_out,
-        request.amount_in,
-        best.amount_out,
-        floor,
-    )
-    route = Route((leg,), best.amount_out)
-    return RouteDecision(asked, _why(best, offers[1:]), route, floor)
+
+    return Route(tuple(map(floored, route.legs)), whole)
 
 
-def _why(best: VenueQuote, others: Sequence[VenueQuote]) -> str:
-    if not others:
-        return f"{best.venue} was the only venue with a quote"
-    second = others[0]
-    if second.amount_out == best.amount_out:
-        rule = (
-            "has the lower price impact"
-            if second.price_impact_ppm > best.price_impact_ppm
-            else "comes first in the alphabet"
-        )
-        return f"{best.venue} and {second.venue} offered the same; {best.venue} {rule}"
-    # In hundredths of a basis point, integers throughout.
-    lead = (best.amount_out - second.amount_out) * 1_000_000 // best.amount_out
-    return f"{second.venue} offered {lead // 100}.{lead % 100:02d} bps less than {best.venue}"
+def _none_now(
+    asked: tuple[VenueQuote, ...],
+    past: tuple[VenueScore, ...],
+    failure: Failure,
+    *,
+    permanent: bool = False,
+) -> NoOffer:
+    return NoOffer(RouteDecision(asked, failure.message, scores=past), failure, permanent)
 
 
-def _too_much_impact(asked: Sequence[VenueQuote], limit_bps: int) -> NoOffer:
-    impacts = ", ".join(
-        f"{quote.venue} {quote.price_impact_ppm // PPM_A_BPS}.{quote.price_impact_ppm % 100:02d}"
-        for quote in asked
-        if quote.refusal is None
-    )
-    message = (
-        f"every quote's price impact is above the account's limit of {limit_bps} bps: {impacts}"
-    )
-    decision = RouteDecision(tuple(asked), message)
-    return NoOffer(decision, Failure("RISK_LIMIT", message), permanent=False)
-
-
-def _no_offer(asked: Sequence[VenueQuote]) -> NoOffer:
-    refusals = [(quote.venue, quote.refusal) for quote in asked if quote.refusal is not None]
-    words = "; ".join(f"{venue}: {refusal.message}" for venue, refusal in refusals)
-    message = f"no venue offered a quote ({words})" if words else "no venue was asked"
+def _no_offer(asked: tuple[VenueQuote, ...], past: tuple[VenueScore, ...]) -> NoOffer:
     permanent = all(quote.permanent for quote in asked)
     if not permanent:
         reason = "VENUE_UNAVAILABLE"
-    elif {refusal.reason for _, refusal in refusals} == {"INSUFFICIENT_LIQUIDITY"}:
+    elif {quote.refusal.reason for quote in asked if quote.refusal} == {"INSUFFICIENT_LIQUIDITY"}:
         reason = "INSUFFICIENT_LIQUIDITY"
     else:
         reason = "NO_ROUTE"
-    return NoOffer(RouteDecision(tuple(asked), message), Failure(reason, message), permanent)
+    failure = Failure(reason, reasons.nothing_offered(asked))
+    return _none_now(asked, past, failure, permanent=permanent)

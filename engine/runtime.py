@@ -21,10 +21,39 @@ from engine import log, native_log
 from engine.certificates import Files
 from engine.errors import StartupError
 from engine.limits import Limits
+from engine.paths import Rules
+from engine.token import Tokens
 
 USAGE_ERROR = 2
 
 logger = structlog.get_logger()
+
+
+def _address(value: object) -> object:
+    host, _, port = str(value).rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError("must be HOST:PORT, for example 127.0.0.1:50051")
+    return value
+
+
+def _addresses(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [item.strip().partition("=") for item in value.split(",") if item.strip()]
+    if not pairs or not all(name and address for name, _, address in pairs):
+        raise ValueError("must be NAME=HOST:PORT[,NAME=HOST:PORT…]")
+    return {name.strip(): _address(address.strip()) for name, _, address in pairs}
+
+
+def _names(value: object) -> object:
+    return (
+        tuple(filter(None, value.replace(" ", "").split(","))) if isinstance(value, str) else value
+    )
+
+
+Address = Annotated[str, BeforeValidator(_address)]
+Addresses = Annotated[dict[str, str], NoDecode, BeforeValidator(_addresses)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)]
 
 
 class ServiceSettings(BaseSettings):
@@ -109,6 +138,45 @@ class PeerSettings(ServiceSettings):
         return Files(self.peer_certificate_file, self.peer_key_file, self.peer_ca_file)
 
 
+class RoutingSettings(ServiceSettings):
+    """How routes are found; for the router, and for the gateway that previews what it would do."""
+
+    venues: Addresses = Field(description="raydium=HOST:PORT,meteora=HOST:PORT")
+    quote_timeout_seconds: float = Field(
+        2, gt=0, le=20, description="how long all venues together have to quote, at most 20"
+    )
+    quote_locally: bool = Field(
+        True, description="false: ask the venues for every quote, and follow no stream of pools"
+    )
+    max_slot_lag: int = Field(
+        10, ge=0, le=1000, description="slots that a stream of pools may be behind the newest one"
+    )
+    max_legs: int = Field(3, ge=1, le=4, description="swaps in one transaction, 1 to 4")
+    intermediate_tokens: Names = Field(
+        ("SOL", "USDC", "USDT"), description="SYMBOL[,SYMBOL…] that a route may pass, or none"
+    )
+    hop_reserve_bps: int = Field(
+        20,
+        ge=0,
+        le=1000,
+        description="what the second swap of a hop leaves of the first one's quote, 0 to 1000",
+    )
+
+    def rules(self, tokens: Tokens) -> Rules:
+        """What routes may be; raises StartupError for a token that the table does not have."""
+        intermediates = [(name, tokens.find(name)) for name in self.intermediate_tokens]
+        if unknown := [name for name, token in intermediates if token is None]:
+            raise StartupError(
+                f"INTERMEDIATE_TOKENS names {', '.join(unknown)}; "
+                f"known are {', '.join(token.symbol for token in tokens.all)}"
+            )
+        return Rules(
+            max_legs=self.max_legs,
+            intermediates=tuple(token.mint for _, token in intermediates if token is not None),
+            hop_reserve_bps=self.hop_reserve_bps,
+        )
+
+
 class NatsSettings(ServiceSettings):
     """Where the queues are, and how to be let in."""
 
@@ -117,22 +185,6 @@ class NatsSettings(ServiceSettings):
         None, description="PEM CAs that the NATS servers' certificates must be from; implies TLS"
     )
     nats_creds_file: Path | None = Field(None, description="a NATS credentials file (.creds)")
-
-
-def _address(value: object) -> object:
-    host, _, port = str(value).rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ValueError("must be HOST:PORT, for example 127.0.0.1:50051")
-    return value
-
-
-def _addresses(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    pairs = [item.strip().partition("=") for item in value.split(",") if item.strip()]
-    if not pairs or not all(name and address for name, _, address in pairs):
-        raise ValueError("must be NAME=HOST:PORT[,NAME=HOST:PORT…]")
-    return {name.strip(): _address(address.strip()) for name, _, address in pairs}
 
 
 _HOST: Final = r"(?:[^@/?#:,\[\]]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"
@@ -148,8 +200,6 @@ def _dsn(value: SecretStr) -> SecretStr:
     return value
 
 
-Address = Annotated[str, BeforeValidator(_address)]
-Addresses = Annotated[dict[str, str], NoDecode, BeforeValidator(_addresses)]
 PostgresDsn = Annotated[SecretStr, AfterValidator(_dsn)]
 
 S = TypeVar("S", bound=ServiceSettings)

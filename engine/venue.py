@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -18,6 +19,7 @@ from engine.certificates import Files
 from engine.channel import open_channel
 from engine.errors import Overloaded, Refused
 from engine.failures import Failure
+from engine.instructions.arrays import MAX_ARRAYS
 from engine.order import OrderRequest
 from engine.pace import Pace
 from engine.route import VenueQuote
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from engine.v1.venue_pb2_grpc import VenueServiceAsyncStub
 
 BUILD_SECONDS: Final = 3.0
+# A stream says something every second.
+SILENCE_SECONDS: Final = 2.5
 BATCH_LIMIT: Final = 200
 CALLS_IN_FLIGHT: Final = 32
 # Batches grow while a venue answers; one that takes its time holds up nobody for longer.
@@ -43,8 +47,23 @@ PERMANENT: Final = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class BuiltSwap:
+    """A venue's instructions for one swap, and the hints that tell how their accounts derive.
+
+    The hints are those of engine.instructions.terms.Parties.
+    """
+
+    instructions: tuple[Instruction, ...]
+    kind: str
+    arrays: tuple[int, ...] = ()
+    market: Pubkey | None = None
+    config: int = 0
+    zero_for_one: bool = True
+
+
 class Venue(Protocol):
-    """One DEX venue. Both calls have no effect on the chain and are safe to repeat."""
+    """One DEX venue. Its calls have no effect on the chain and are safe to repeat."""
 
     async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
         """What the swap would yield now.
@@ -52,10 +71,16 @@ class Venue(Protocol):
         Raises Refused when the venue says no, is away or is late.
         """
 
-    async def build(self, swap: pb.SwapOrder) -> list[Instruction]:
+    async def build(self, swap: pb.SwapOrder) -> BuiltSwap:
         """The venue's instructions for a quoted swap.
 
         Raises Refused when the venue says no, is away or is late.
+        """
+
+    def pools(self) -> AsyncIterator[pb.WatchPoolsResponse]:
+        """Every pool once, then what changes, for as long as the connection lasts.
+
+        Raises Refused when the venue has no such stream, is away or falls silent.
         """
 
 
@@ -74,7 +99,7 @@ class VenueClient:
             in_flight=in_flight,
             patience_seconds=PATIENCE_SECONDS,
         )
-        self._builds: Batcher[pb.SwapOrder, list[Instruction]] = Batcher(
+        self._builds: Batcher[pb.SwapOrder, BuiltSwap] = Batcher(
             self._build_batch,
             limit=BATCH_LIMIT,
             in_flight=in_flight,
@@ -84,8 +109,24 @@ class VenueClient:
     async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
         return await self._quotes.submit((query, timeout_seconds))
 
-    async def build(self, swap: pb.SwapOrder) -> list[Instruction]:
+    async def build(self, swap: pb.SwapOrder) -> BuiltSwap:
         return await self._builds.submit(swap)
+
+    async def pools(self) -> AsyncIterator[pb.WatchPoolsResponse]:
+        call = self._stub.WatchPools(pb.WatchPoolsRequest())
+        try:
+            while True:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    message = await call.read()
+                if not isinstance(message, pb.WatchPoolsResponse):
+                    raise Refused("VENUE_UNAVAILABLE", f"{self._name} ended its stream of pools")
+                yield message
+        except TimeoutError:
+            raise Refused("VENUE_TIMEOUT", f"{self._name}'s stream of pools is silent") from None
+        except grpc.aio.AioRpcError as error:
+            raise self._no_answer(error) from None
+        finally:
+            call.cancel()
 
     async def _quote_batch(
         self, batch: Sequence[tuple[pb.QuoteQuery, float]]
@@ -104,9 +145,7 @@ class VenueClient:
             for query, result in zip(queries, response.results, strict=True)
         ]
 
-    async def _build_batch(
-        self, swaps: Sequence[pb.SwapOrder]
-    ) -> list[list[Instruction] | BaseException]:
+    async def _build_batch(self, swaps: Sequence[pb.SwapOrder]) -> list[BuiltSwap | BaseException]:
         await self._turn()
         try:
             response = await self._stub.BuildSwap(
@@ -115,7 +154,7 @@ class VenueClient:
         except grpc.aio.AioRpcError as error:
             raise self._no_answer(error) from None
         self._expect(len(swaps), len(response.results))
-        return [self._instructions(result) for result in response.results]
+        return [self._built(result) for result in response.results]
 
     async def _turn(self) -> None:
         if self._pace is not None:
@@ -143,11 +182,24 @@ class VenueClient:
             return Refused("VENUE_ANSWER_INVALID", f"{self._name} quoted a pool without an address")
         return quote
 
-    def _instructions(self, result: pb.BuildSwapResult) -> list[Instruction] | Refused:
+    def _built(self, result: pb.BuildSwapResult) -> BuiltSwap | Refused:
         if result.WhichOneof("result") != "swap":
             return self._refusal(result.refusal)
+        swap = result.swap
+        if len(swap.arrays) > MAX_ARRAYS:
+            return Refused(
+                "VENUE_ANSWER_INVALID",
+                f"{self._name} named {len(swap.arrays)} arrays for one swap; {MAX_ARRAYS} is most",
+            )
         try:
-            return [_instruction(each) for each in result.swap.instructions]
+            return BuiltSwap(
+                instructions=tuple([_instruction(each) for each in swap.instructions]),
+                kind=swap.kind,
+                arrays=tuple(swap.arrays),
+                market=Pubkey.from_string(swap.market) if swap.market else None,
+                config=swap.config,
+                zero_for_one=not swap.one_for_zero,
+            )
         except ValueError:
             return Refused(
                 "VENUE_ANSWER_INVALID", f"{self._name} built instructions with malformed addresses"
@@ -194,9 +246,13 @@ def _called(raw: bytes) -> tuple[Pubkey, list[AccountMeta]]:
 
 
 async def gather_quotes(
-    venues: Mapping[str, Venue], request: OrderRequest, order_id: str, timeout_seconds: float
+    venues: Mapping[str, Venue],
+    names: Sequence[str],
+    request: OrderRequest,
+    order_id: str,
+    timeout_seconds: float,
 ) -> list[VenueQuote]:
-    """Every allowed venue's quote or refusal, asked in parallel under one deadline.
+    """These venues' quotes or refusals, asked in parallel under one deadline.
 
     Never raises: a venue that fails or is late is in the list with its refusal, and holds up
     nobody else beyond the deadline.
@@ -207,7 +263,6 @@ async def gather_quotes(
         mint_out=request.token_out,
         amount_in=request.amount_in,
     )
-    names = request.venues or tuple(venues)
     asking = [
         asyncio.create_task(_quote(name, venues.get(name), query, timeout_seconds))
         for name in names

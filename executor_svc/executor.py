@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -14,15 +16,17 @@ from engine.attempt import Attempt
 from engine.chain import Chain
 from engine.errors import Overloaded, Refused, StaleOrder, Unanswered
 from engine.failures import Failure
+from engine.instructions.swap import KINDS_OF_VENUE
+from engine.instructions.terms import Parties, SwapTerms
 from engine.lifecycle import Status
 from engine.order import Order, Transition
-from engine.programs import PROGRAM_OF_VENUE, SwapTerms
 from engine.relay import Begun, Relay
+from engine.route import Leg
 from engine.signing import Signing
 from engine.store import Store
 from engine.trading import TradingSwitch
 from engine.v1 import venue_pb2
-from engine.venue import Venue
+from engine.venue import BuiltSwap, Venue
 from executor_svc import transaction
 from executor_svc.blockhash import RecentBlockhash
 
@@ -117,36 +121,16 @@ class Executor:
         Raises Refused or Unanswered; nothing is signed before everything was checked.
         """
         assert order.route is not None
-        assert order.min_amount_out is not None
-        route, floor, request = order.route, order.min_amount_out, order.request
-        [leg] = route.legs
-        venue = self._venues.get(leg.venue)
-        if venue is None or leg.venue not in PROGRAM_OF_VENUE:
-            raise Refused("VENUE_UNKNOWN", f"{leg.venue} is not configured here", permanent=True)
-        terms = SwapTerms(
-            venue=leg.venue,
-            pool=Pubkey.from_string(leg.pool),
-            mint_in=Pubkey.from_string(request.token_in),
-            mint_out=Pubkey.from_string(request.token_out),
-            wallet=self._address,
-            amount_in=request.amount_in,
-            min_amount_out=floor,
-        )
-        instructions = await venue.build(
-            venue_pb2.SwapOrder(
-                order_id=str(order.order_id),
-                pool=leg.pool,
-                mint_in=request.token_in,
-                mint_out=request.token_out,
-                amount_in=request.amount_in,
-                min_amount_out=floor,
-                wallet=self.wallet,
-            )
-        )
+        legs, floor = order.route.legs, _kept_floor(order)
+        built = await self._built(order, legs)
+        terms = [self._terms(leg, swap) for leg, swap in zip(legs, built, strict=True)]
         number = order.next_number
         blockhash = await self._blockhash.get()
         message = transaction.compose(
-            terms, instructions, transaction.memo_text(order, number), blockhash.blockhash
+            terms,
+            [instruction for swap in built for instruction in swap.instructions],
+            transaction.memo_text(order, number),
+            blockhash.blockhash,
         )
         try:
             await self._chain.simulate(transaction.unsigned(message))
@@ -156,13 +140,89 @@ class Executor:
         signature, signed = transaction.sign(message, self._wallet)
         return Attempt(
             number=number,
-            legs=route.legs,
+            legs=legs,
             signature=signature,
             blockhash=blockhash.blockhash,
             last_valid_block_height=blockhash.last_valid_block_height,
             min_amount_out=floor,
             transaction=signed,
         )
+
+    async def _built(self, order: Order, legs: Sequence[Leg]) -> list[BuiltSwap]:
+        """What the legs' venues built, all asked at once; the first refusal is everybody's."""
+        order_id = str(order.order_id)
+        if len(legs) == 1:
+            return [await self._build(order_id, legs[0])]
+        answers = await asyncio.gather(
+            *(self._build(order_id, leg) for leg in legs), return_exceptions=True
+        )
+        built: list[BuiltSwap] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            built.append(answer)
+        return built
+
+    async def _build(self, order_id: str, leg: Leg) -> BuiltSwap:
+        venue = self._venues.get(leg.venue)
+        if venue is None or leg.venue not in KINDS_OF_VENUE:
+            raise Refused("VENUE_UNKNOWN", f"{leg.venue} is not configured here", permanent=True)
+        return await venue.build(
+            venue_pb2.SwapOrder(
+                order_id=order_id,
+                pool=leg.pool,
+                mint_in=leg.mint_in,
+                mint_out=leg.mint_out,
+                amount_in=leg.amount_in,
+                min_amount_out=leg.min_amount_out,
+                wallet=self.wallet,
+            )
+        )
+
+    def _terms(self, leg: Leg, built: BuiltSwap) -> SwapTerms:
+        """What was agreed with the leg; of the venue's answer only hints, see Parties."""
+        if leg.kind not in KINDS_OF_VENUE[leg.venue]:
+            raise Refused("VENUE_ANSWER_INVALID", f"{leg.venue} has no pools of kind {leg.kind!r}")
+        try:
+            parties = Parties(
+                kind=leg.kind,
+                pool=_address(leg.pool),
+                mint_in=_address(leg.mint_in),
+                mint_out=_address(leg.mint_out),
+                wallet=self._address,
+                arrays=built.arrays,
+                market=built.market,
+                config=built.config,
+                zero_for_one=built.zero_for_one,
+            )
+            return SwapTerms(parties, leg.amount_in, leg.min_amount_out)
+        except ValueError as error:
+            raise Refused("ROUTE_REFUSED", f"no swap in {leg.pool}: {error}") from None
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> Pubkey:
+    return Pubkey.from_string(text)
+
+
+def _kept_floor(order: Order) -> int:
+    """What the route's legs together yield at least; Refused unless they keep the order's terms.
+
+    They pay exactly what the order pays, need nothing of a third token, and yield its floor (R6).
+    """
+    assert order.route is not None
+    assert order.min_amount_out is not None
+    request, least = order.request, order.route.least_changes()
+    paid, floor = -least.pop(request.token_in, 0), least.pop(request.token_out, 0)
+    short = any(change < 0 for change in least.values())
+    if paid != request.amount_in or floor < order.min_amount_out or short:
+        raise Refused(
+            "ROUTE_REFUSED",
+            f"the route pays {paid} and yields {floor} at least, agreed were "
+            f"{request.amount_in} and {order.min_amount_out}; what it may lack of other tokens: "
+            f"{-sum(change for change in least.values() if change < 0)}",
+        )
+    return floor
 
 
 def _failed(order: Order, error: Refused | Unanswered) -> Transition:

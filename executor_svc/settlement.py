@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from engine.attempt import Attempt, Evidence, Fill, Resolution
+from engine.attempt import Attempt, Evidence, Fill, Leftover, Resolution
 from engine.chain import Chain, Commitment, HeightReading, StatusReading, TransactionReading
 from engine.errors import StoreUnavailable, Unanswered
 from engine.failures import Failure
@@ -243,11 +243,19 @@ def _fill(
     """What was really paid and received; None while no node tells for this very slot."""
     if record is None or record.error or record.slot != status.slot:
         return None
-    request = order.request
+    changes = {mint: change for (owner, mint), change in record.changes.items() if owner == wallet}
     return Fill(
-        amount_in=-record.changes.get((wallet, request.token_in), 0),
-        amount_out=record.changes.get((wallet, request.token_out), 0),
+        amount_in=-changes.pop(order.request.token_in, 0),
+        amount_out=changes.pop(order.request.token_out, 0),
         slot=record.slot,
         signature=attempt.signature,
         network_fee_lamports=record.fee_lamports,
+        # A leg pays what the one before yields at least; what that yielded more stays.
+        leftovers=tuple(
+            [
+                Leftover(mint, changes[mint])
+                for mint in dict.fromkeys([leg.mint_out for leg in attempt.legs])
+                if changes.get(mint, 0) > 0
+            ]
+        ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -16,19 +17,16 @@ from solders.transaction import VersionedTransaction
 
 from engine import programs
 from engine.errors import Refused
+from engine.instructions.swap import swap_instruction
+from engine.instructions.terms import SwapTerms
+from engine.network_cost import COMPUTE_UNIT_PRICE, MAX_WIRE_BYTES, compute_unit_limit
 from engine.order import Order
-from engine.programs import SwapTerms
+from executor_svc.difference import difference_between
 
 # What the attempts table can hold.
 MAX_NUMBER: Final = 2**15 - 1
-# A swap takes 30–80 thousand units; the price is in micro-lamports a unit.
-COMPUTE_UNIT_LIMIT: Final = 200_000
-COMPUTE_UNIT_PRICE: Final = 10_000
-
-_BUDGET: Final = (
-    set_compute_unit_limit(COMPUTE_UNIT_LIMIT),
-    set_compute_unit_price(COMPUTE_UNIT_PRICE),
-)
+# How many there are, and the wallet's.
+SIGNATURE_BYTES: Final = 1 + Signature.LENGTH
 
 
 class Memo(NamedTuple):
@@ -57,58 +55,64 @@ def read_memo(text: str) -> Memo | None:
             return None
 
 
-def compose(terms: SwapTerms, swap: Sequence[Instruction], memo: str, blockhash: str) -> MessageV0:
-    """The message to sign: compute budget, the venue's instructions, the memo.
+def compose(
+    terms: Sequence[SwapTerms], built: Sequence[Instruction], memo: str, blockhash: str
+) -> MessageV0:
+    """The message to sign: compute budget, the legs' swaps in their order, the memo.
 
-    Raises Refused when it holds anything that was not agreed.
+    It is made from the terms alone. Raises Refused when the venues built anything else, or when
+    it does not fit into a transaction.
     """
     try:
-        message = MessageV0.try_compile(
-            terms.wallet, [*_BUDGET, *swap, programs.memo(memo)], [], Hash.from_string(blockhash)
-        )
+        agreed = [swap_instruction(each) for each in terms]
+        message = _message(terms, agreed, memo, Hash.from_string(blockhash))
+        # Equal instructions make equal messages; others may, and are told apart in words.
+        if list(built) != agreed:
+            check(_message(terms, built, memo, message.recent_blockhash), terms, memo)
     except ValueError as error:
         raise _unagreed(str(error)) from None
-    check(message, terms, memo)
+    size = SIGNATURE_BYTES + len(to_bytes_versioned(message))
+    if size > MAX_WIRE_BYTES:
+        raise Refused(
+            "TRANSACTION_TOO_LARGE",
+            f"the swaps take {size} bytes together, a transaction at most {MAX_WIRE_BYTES}",
+        )
     return message
 
 
-def check(message: MessageV0, terms: SwapTerms, memo: str) -> None:
-    """Refuse a message that does anything but this one swap with this memo.
+def check(message: MessageV0, terms: Sequence[SwapTerms], memo: str) -> None:
+    """Refuse a message that is not, byte for byte, the one composed from these terms.
 
-    Raises Refused for a program, signer, writable account, amount, floor, compute budget or memo
-    that was not agreed. Nothing in it is taken on the venue's word.
+    Raises Refused, and says which program, signer, writable account, amount, floor, compute
+    budget or memo was not agreed.
     """
-    if message.header.num_required_signatures != 1 or message.account_keys[0] != terms.wallet:
-        raise _unagreed("it asks for signers other than the wallet")
     try:
-        shape = programs.shape_of(message)
-        called = [
-            (call, instruction.data)
-            for call, instruction in zip(shape.calls, message.instructions, strict=True)
-        ]
-        swaps = [swap for each in called if (swap := programs.read_swap(*each)) is not None]
+        agreed = [swap_instruction(each) for each in terms]
+        ours = _message(terms, agreed, memo, message.recent_blockhash)
+        if to_bytes_versioned(message) == to_bytes_versioned(ours):
+            return
+        difference = difference_between(message, ours, terms)
     except ValueError as error:
-        raise _unagreed(str(error)) from None
-    if swaps != [terms]:
-        raise _unagreed("it holds another swap than the one agreed, or none, or several")
-    if [data for call, data in called if call.program == programs.MEMO_PROGRAM] != [memo.encode()]:
-        raise _unagreed("its memo is not the attempt's")
-    known = {
-        programs.COMPUTE_BUDGET_PROGRAM,
-        programs.MEMO_PROGRAM,
-        programs.PROGRAM_OF_VENUE[terms.venue],
-    }
-    foreign = {str(call.program) for call, _ in called if call.program not in known}
-    if foreign:
-        raise _unagreed(f"it calls programs that were not agreed: {', '.join(sorted(foreign))}")
-    unagreed = shape.writable - programs.agreed_writable_accounts(programs.parties_of(terms))
-    if unagreed:
-        names = ", ".join(sorted(map(str, unagreed)))
-        raise _unagreed(f"it may write accounts that were not agreed: {names}")
-    # The wallet pays what the budget says, whatever the swap.
-    budget = [data for call, data in called if call.program == programs.COMPUTE_BUDGET_PROGRAM]
-    if budget != [instruction.data for instruction in _BUDGET]:
-        raise _unagreed("its compute budget is not the one agreed")
+        difference = str(error)
+    raise _unagreed(difference)
+
+
+def _message(
+    terms: Sequence[SwapTerms], swaps: Sequence[Instruction], memo: str, blockhash: Hash
+) -> MessageV0:
+    kinds = tuple([each.parties.kind for each in terms])
+    wallet = terms[0].parties.wallet
+    return MessageV0.try_compile(
+        wallet, [*_budget(kinds), *swaps, programs.memo(memo)], [], blockhash
+    )
+
+
+@lru_cache(maxsize=256)
+def _budget(kinds: tuple[str, ...]) -> tuple[Instruction, Instruction]:
+    return (
+        set_compute_unit_limit(compute_unit_limit(kinds)),
+        set_compute_unit_price(COMPUTE_UNIT_PRICE),
+    )
 
 
 def unsigned(message: MessageV0) -> bytes:

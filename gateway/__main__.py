@@ -11,12 +11,15 @@ from engine.accounts import Accounts
 from engine.allowance import AccountLimits
 from engine.bus import open_bus
 from engine.errors import StartupError
+from engine.pool_book import PoolBook
+from engine.quoting import Quoter
 from engine.relay import Relay
 from engine.rpc import serving
 from engine.store import open_store
 from engine.trading import TradingSwitch
 from engine.v1 import admin_pb2_grpc, orders_pb2_grpc
 from engine.venue import open_venues
+from engine.venue_scores import VenueScores
 from gateway import workers
 from gateway.acceptance import Acceptance
 from gateway.admin import AdminService
@@ -62,7 +65,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         tail = LogTail(store, announcements)
         admission = Admission(store, settings.max_waiting_orders)
-        routes = Routes(venues, settings.quote_timeout_seconds)
+        quoter = Quoter(
+            venues,
+            PoolBook(venues if settings.quote_locally else {}, settings.max_slot_lag),
+            VenueScores(store),
+            settings.rules(store.tokens),
+            settings.quote_timeout_seconds,
+        )
+        routes = Routes(quoter)
         switch = TradingSwitch(store)
         accounts = Accounts(
             store,
@@ -116,6 +126,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                 guard.follow(),
                 accounts.follow(),
                 switch.follow(),
+                quoter.follow(),
             ]
             if settings.supervisor_pid is not None:
                 loops.append(workers.until_orphaned(settings.supervisor_pid, stop))

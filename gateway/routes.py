@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import replace
 
 from engine.errors import NoRoute
 from engine.order import DEFAULT_SLIPPAGE_BPS, OrderRequest
+from engine.quoting import Quoter
 from engine.route import ImpactPoint, RouteDecision
-from engine.routing import NoOffer, choose
-from engine.venue import Venue, gather_quotes
+from engine.routing import NoOffer
 from gateway.curve import curve
 
 
 class Routes:
-    """Asks the venues on behalf of clients who only want to know."""
+    """Decides on behalf of clients who only want to know."""
 
-    def __init__(self, venues: Mapping[str, Venue], quote_timeout_seconds: float) -> None:
-        self._venues = venues
-        self._quote_timeout_seconds = quote_timeout_seconds
+    def __init__(self, quoter: Quoter) -> None:
+        self._quoter = quoter
 
     async def preview(
         self, wanted: OrderRequest, max_price_impact_bps: int | None
     ) -> RouteDecision:
         """What the router would decide now; raises NoRoute when it could never choose any."""
-        return _decision(await self._decide(wanted, max_price_impact_bps))
+        return _decision(await self._quoter.decide(wanted, None, max_price_impact_bps))
 
     async def preview_with_curve(
         self, wanted: OrderRequest, max_price_impact_bps: int | None
@@ -37,18 +36,12 @@ class Routes:
         def decide(amount_in: int) -> Awaitable[RouteDecision | NoOffer]:
             # A floor of its own is one amount's; of others it says nothing.
             other = replace(wanted, amount_in=amount_in, min_amount_out=None, slippage_bps=slippage)
-            return self._decide(other, None)
+            return self._quoter.decide(other)
 
         offer, points = await asyncio.gather(
-            self._decide(wanted, max_price_impact_bps), curve(wanted.amount_in, decide)
+            self._quoter.decide(wanted, None, max_price_impact_bps), curve(wanted.amount_in, decide)
         )
         return _decision(offer), points
-
-    async def _decide(
-        self, wanted: OrderRequest, max_price_impact_bps: int | None
-    ) -> RouteDecision | NoOffer:
-        quotes = await gather_quotes(self._venues, wanted, "preview", self._quote_timeout_seconds)
-        return choose(wanted, None, quotes, max_price_impact_bps)
 
 
 def _decision(offer: RouteDecision | NoOffer) -> RouteDecision:

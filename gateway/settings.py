@@ -5,23 +5,19 @@ from pydantic import Field
 from engine.allowance import MAX_ORDERS_PER_MINUTE
 from engine.runtime import (
     Address,
-    Addresses,
     NatsSettings,
     PeerSettings,
     PostgresDsn,
+    RoutingSettings,
     ServingSettings,
 )
 
 
-class Settings(NatsSettings, PeerSettings, ServingSettings):
+class Settings(RoutingSettings, NatsSettings, PeerSettings, ServingSettings):
     postgres_dsn: PostgresDsn = Field(description="postgresql://USER@HOST/DATABASE")
-    venues: Addresses = Field(description="raydium=HOST:PORT,meteora=HOST:PORT")
     listen_address: Address = Field("127.0.0.1:50051", description="HOST:PORT for clients")
     allow_insecure: bool = Field(
         False, description="true: listen beyond loopback even without API keys and TLS"
-    )
-    quote_timeout_seconds: float = Field(
-        2, gt=0, le=20, description="how long all venues together have for a preview, at most 20"
     )
     recheck_seconds: float = Field(
         2, gt=0, le=60, description="how often watched orders are read again, for lost messages"

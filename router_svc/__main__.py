@@ -8,11 +8,14 @@ from functools import partial
 from engine import runtime
 from engine.accounts import Accounts
 from engine.bus import Queue, open_bus
+from engine.pool_book import PoolBook
+from engine.quoting import Quoter
 from engine.relay import Relay
 from engine.rpc import serving
 from engine.store import open_store
 from engine.trading import TradingSwitch
 from engine.venue import open_venues
+from engine.venue_scores import VenueScores
 from engine.work import working
 from router_svc.router import Router
 from router_svc.settings import Settings
@@ -34,14 +37,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         switch = TradingSwitch(store)
         accounts = Accounts(store)
         await accounts.look()
-        router = Router(
-            store,
-            relay,
+        quoter = Quoter(
             venues,
-            switch,
-            accounts,
-            quote_timeout_seconds=settings.quote_timeout_seconds,
+            PoolBook(venues if settings.quote_locally else {}, settings.max_slot_lag),
+            VenueScores(store),
+            settings.rules(store.tokens),
+            settings.quote_timeout_seconds,
         )
+        router = Router(store, relay, quoter, switch, accounts)
         async with (
             working(bus, Queue.ROUTE, router.route, slots=settings.concurrency) as worker,
             serving(
@@ -59,6 +62,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 relay.reconcile(),
                 switch.follow(),
                 accounts.follow(),
+                quoter.follow(),
             )
 
 

@@ -1,19 +1,18 @@
-"""Routes orders: asks every venue in parallel, takes the best net price, pins the floor."""
+"""Routes orders: takes the best net price over all venues, and pins the floor."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from engine.accounts import Accounts
 from engine.lifecycle import Status
 from engine.order import Order, Transition
+from engine.quoting import Quoter
 from engine.relay import Begun, Relay
-from engine.route import VenueQuote
-from engine.routing import NoOffer, choose
+from engine.route import RouteDecision
+from engine.routing import NoOffer
 from engine.store import Store
 from engine.trading import TradingSwitch
-from engine.venue import Venue, gather_quotes
 
 
 class Router:
@@ -23,18 +22,15 @@ class Router:
         self,
         store: Store,
         relay: Relay,
-        venues: Mapping[str, Venue],
+        quoter: Quoter,
         switch: TradingSwitch,
         accounts: Accounts,
-        *,
-        quote_timeout_seconds: float,
     ) -> None:
         self._store = store
         self._relay = relay
-        self._venues = venues
+        self._quoter = quoter
         self._switch = switch
         self._accounts = accounts
-        self._quote_timeout_seconds = quote_timeout_seconds
 
     async def route(self, order_id: UUID) -> None:
         """Take the order's next routing step, if it has one; safe to repeat and to race.
@@ -55,22 +51,20 @@ class Router:
             await self._relay.offer([order])
             return
         # Quotes change nothing, so they need not wait for the commit that says we ask for them.
-        quoting = gather_quotes(
-            self._venues, order.request, str(order_id), self._quote_timeout_seconds
+        deciding = self._quoter.decide(
+            order.request,
+            order.min_amount_out,
+            self._accounts.limits(order.account).max_price_impact_bps,
+            str(order_id),
         )
         if order.status is Status.PENDING:
-            begun, quotes = await self._relay.during(order.start_routing(), quoting)
+            begun, decision = await self._relay.during(order.start_routing(), deciding)
         else:
-            begun, quotes = Begun(order, None), await quoting
-        limits = self._accounts.limits(order.account)
-        step = _step(begun.order, quotes, limits.max_price_impact_bps)
-        await self._relay.commit(begun.then(step))
+            begun, decision = Begun(order, None), await deciding
+        await self._relay.commit(begun.then(_step(begun.order, decision)))
 
 
-def _step(
-    order: Order, quotes: Sequence[VenueQuote], max_price_impact_bps: int | None
-) -> Transition:
-    decision = choose(order.request, order.min_amount_out, quotes, max_price_impact_bps)
+def _step(order: Order, decision: RouteDecision | NoOffer) -> Transition:
     if not isinstance(decision, NoOffer):
         return order.choose_route(decision)
     if decision.permanent:

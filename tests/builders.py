@@ -12,6 +12,7 @@ from engine.route import Leg, Route, RouteDecision, VenueQuote
 
 SOL = "So11111111111111111111111111111111111111112"
 USDC = "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"
+RAY = "4k3Dyjzvzp8eMZWUXbBCjEvwSkkk59S5iCNLY3QrkX6R"
 
 FAILURE = Failure("TEST", "for the test")
 EVIDENCE = Evidence(status_context_slot=12, node="node-1", slot=10)

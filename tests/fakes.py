@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from solders.instruction import Instruction
@@ -12,6 +12,7 @@ from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
 from engine import programs
+from engine.candidates import DEFAULT_KIND
 from engine.chain import (
     Blockhash,
     Commitment,
@@ -22,19 +23,28 @@ from engine.chain import (
     TransactionReading,
 )
 from engine.errors import Refused, Unanswered
-from engine.programs import SwapTerms
+from engine.instructions.swap import KIND_OF_PROGRAM, LAYOUTS, read_amounts, swap_instruction
+from engine.instructions.terms import Parties, SwapTerms
+from engine.paths import Rules
+from engine.pool_book import PoolBook
+from engine.quoting import Quoter
+from engine.store import Store
 from engine.v1 import venue_pb2
+from engine.venue import BuiltSwap, Venue
+from engine.venue_scores import VenueScores
+from tests import builders, swaps
 
 HISTORY_PAGE = 2
-POOL = str(Keypair.from_seed(bytes([9] * 32)).pubkey())
+MINTS = (builders.SOL, builders.USDC, builders.RAY)
 
 
 class FakeVenue:
     """Gives `rate` base units of token_out per thousand of token_in, unless it has a `refusal`."""
 
-    def __init__(self, name: str, rate: int = 150) -> None:
+    def __init__(self, name: str, rate: int = 150, kind: str = "") -> None:
         self.name = name
         self.rate = rate
+        self.kind = kind or DEFAULT_KIND[name]
         self.price_impact_ppm = 0
         self.refusal: Refused | None = None
         self.garble: Callable[[list[Instruction]], list[Instruction]] = lambda built: built
@@ -43,7 +53,7 @@ class FakeVenue:
         if self.refusal is not None:
             raise self.refusal
         return venue_pb2.Quote(
-            pool=POOL,
+            pool=str(swaps.pool_of(self.kind)[0]),
             mint_in=query.mint_in,
             mint_out=query.mint_out,
             amount_in=query.amount_in,
@@ -51,21 +61,52 @@ class FakeVenue:
             fee=query.amount_in // 400,
             price_impact_ppm=self.price_impact_ppm,
             slot=1,
+            kind=self.kind,
         )
 
-    async def build(self, swap: venue_pb2.SwapOrder) -> list[Instruction]:
+    async def pools(self) -> AsyncIterator[venue_pb2.WatchPoolsResponse]:
+        raise Refused("VENUE_UNAVAILABLE", f"{self.name} has no stream of pools")
+        yield
+
+    async def build(self, swap: venue_pb2.SwapOrder) -> BuiltSwap:
         if self.refusal is not None:
             raise self.refusal
+        agreed = swaps.parties(self.kind)
         terms = SwapTerms(
-            self.name,
-            Pubkey.from_string(swap.pool),
-            Pubkey.from_string(swap.mint_in),
-            Pubkey.from_string(swap.mint_out),
-            Pubkey.from_string(swap.wallet),
+            Parties(
+                self.kind,
+                Pubkey.from_string(swap.pool),
+                Pubkey.from_string(swap.mint_in),
+                Pubkey.from_string(swap.mint_out),
+                Pubkey.from_string(swap.wallet),
+                agreed.arrays,
+                agreed.market,
+                config=2,
+                zero_for_one=False,
+            ),
             swap.amount_in,
             swap.min_amount_out,
         )
-        return self.garble(programs.swap_instructions(terms))
+        built = self.garble([swap_instruction(terms)])
+        hints = terms.parties
+        return BuiltSwap(
+            tuple(built), self.kind, hints.arrays, hints.market, hints.config, hints.zero_for_one
+        )
+
+
+@dataclass(frozen=True)
+class LandedSwap:
+    """One swap of a transaction in a block."""
+
+    mint_in: str
+    mint_out: str
+    amount_in: int
+    min_amount_out: int
+
+
+def asking(store: Store, venues: Mapping[str, Venue]) -> Quoter:
+    """A quoter that follows no stream: it asks these venues for every quote."""
+    return Quoter(venues, PoolBook({}, max_slot_lag=0), VenueScores(store), Rules(), 2)
 
 
 @dataclass
@@ -74,10 +115,20 @@ class Landed:
 
     slot: int
     error: str
-    terms: SwapTerms
+    wallet: str
+    swaps: tuple[LandedSwap, ...]
     memo: str
-    # What it yielded more than usual.
+    # What each swap yielded more than usual.
     bonus: int = 0
+
+    def changes(self) -> dict[tuple[str, str], int]:
+        """How the wallet's balances changed: a swap yields its floor and the slot's number."""
+        changes: dict[tuple[str, str], int] = {}
+        for swap in () if self.error else self.swaps:
+            received = swap.min_amount_out + self.slot + self.bonus
+            for mint, change in ((swap.mint_in, -swap.amount_in), (swap.mint_out, received)):
+                changes[self.wallet, mint] = changes.get((self.wallet, mint), 0) + change
+        return changes
 
 
 class FakeChain:
@@ -121,9 +172,10 @@ class FakeChain:
                 programs.shape_of(message).calls, message.instructions, strict=True
             )
         ]
-        [terms] = [terms for each in called if (terms := programs.read_swap(*each))]
+        wallet = message.account_keys[0]
+        landed = [_swap(call, data, wallet) for call, data in called if _is_swap(call)]
         [memo] = [data.decode() for call, data in called if call.program == programs.MEMO_PROGRAM]
-        self.landed[signature] = Landed(self.height, self.reverts, terms, memo)
+        self.landed[signature] = Landed(self.height, self.reverts, str(wallet), tuple(landed), memo)
 
     def _answer(self) -> None:
         if self.away:
@@ -172,7 +224,7 @@ class FakeChain:
         newest_first = [
             SignatureReading(signature, landed.slot, landed.error, landed.memo)
             for signature, landed in reversed(self.landed.items())
-            if landed.slot <= head and str(landed.terms.wallet) == wallet
+            if landed.slot <= head and landed.wallet == wallet
         ]
         places = [reading.signature for reading in newest_first]
         first = places.index(before) + 1 if before else 0
@@ -190,18 +242,21 @@ class FakeChain:
     def _record(self, landed: Landed | None) -> TransactionReading | None:
         if landed is None:
             return None
-        terms = landed.terms
-        wallet = str(terms.wallet)
-        received = terms.min_amount_out + landed.slot + landed.bonus
-        changes = (
-            {}
-            if landed.error
-            else {
-                (wallet, str(terms.mint_in)): -terms.amount_in,
-                (wallet, str(terms.mint_out)): received,
-            }
-        )
         commitment = self._status(landed, self.height).commitment or Commitment.PROCESSED
         return TransactionReading(
-            landed.slot, landed.error, changes, 5000, commitment, self.height, "node-1"
+            landed.slot, landed.error, landed.changes(), 5000, commitment, self.height, "node-1"
         )
+
+
+def _is_swap(call: programs.Call) -> bool:
+    return call.program in KIND_OF_PROGRAM
+
+
+def _swap(call: programs.Call, data: bytes, wallet: Pubkey) -> LandedSwap:
+    kind = KIND_OF_PROGRAM[call.program]
+    layout = LAYOUTS[kind]
+    mint_of = {programs.token_account(wallet, Pubkey.from_string(mint)): mint for mint in MINTS}
+    mint_in, mint_out = (
+        mint_of[call.accounts[place].pubkey] for place in (layout.pays, layout.receives)
+    )
+    return LandedSwap(mint_in, mint_out, *read_amounts(kind, data))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from engine.amm import meteora_damm_v2, meteora_dlmm, raydium_amm_v4, raydium_clmm, raydium_cpmm
-from engine.amm.swap import Swap
+from engine.amm.swap import Margin, Swap
 
 
 class Kind(Protocol):
@@ -32,6 +32,9 @@ class Kind(Protocol):
 
         Raises SwapFailed for a pool without liquidity.
         """
+
+    def margin(self, pool: Any, zero_for_one: bool, now: int) -> Margin:
+        """The prices that swaps start from; raises SwapFailed for a pool without liquidity."""
 
 
 KINDS: Final[Mapping[str, Kind]] = {

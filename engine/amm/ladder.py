@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from engine.amm.fixed_point import U64_MAX
+from engine.amm.swap import SwapFailed
 
 
 class Rung(NamedTuple):
@@ -31,7 +32,7 @@ class Ladder:
         self._inside: list[Callable[[int], int]] = []
 
     def __call__(self, amount_in: int) -> int:
-        while self._cost[-1] <= amount_in and (rung := next(self._rungs, None)) is not None:
+        while self._cost[-1] <= amount_in and (rung := self._next()) is not None:
             self._cost.append(self._cost[-1] + rung.cost)
             self._proceeds.append(self._proceeds[-1] + rung.proceeds)
             self._inside.append(rung.inside)
@@ -43,3 +44,10 @@ class Ladder:
                 return 0
             paid += self._inside[crossed](rest)
         return paid if paid <= U64_MAX else 0
+
+    def _next(self) -> Rung | None:
+        try:
+            return next(self._rungs, None)
+        except SwapFailed:
+            # The program fails as soon as it comes to this range; the iterator has ended.
+            return None

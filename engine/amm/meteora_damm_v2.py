@@ -25,6 +25,7 @@ from engine.amm.damm_v2_pool import (
 )
 from engine.amm.fixed_point import ceil_div
 from engine.amm.swap import (
+    Margin,
     Swap,
     SwapFailed,
     no_liquidity,
@@ -40,6 +41,7 @@ __all__ = [
     "RangeSwap",
     "exact_in_curve",
     "load",
+    "margin",
     "quote_exact_in",
     "quote_exact_out",
     "quote_partial",
@@ -185,6 +187,12 @@ def exact_in_curve(pool: Pool, zero_for_one: bool, now: int) -> Callable[[int], 
         return gross if on_input else gross * kept // RATE
 
     return amount_out
+
+
+def margin(pool: Pool, zero_for_one: bool, now: int) -> Margin:
+    """The prices that swaps start from. Raises SwapFailed."""
+    numerator, denominator = spot = _curve(pool, zero_for_one).spot()
+    return Margin(spot, (numerator * (RATE - pool.fee_rate(now)), denominator * RATE))
 
 
 def _curve(pool: Pool, a_to_b: bool) -> Curve:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from engine.amm.dlmm_bin import Fill, Offer, price_of
-from engine.amm.dlmm_pool import BASIS_POINTS, Parameters, Pool, Volatility, load
+from engine.amm.dlmm_pool import BASIS_POINTS, RATE, Parameters, Pool, Volatility, load
 from engine.amm.fixed_point import ONE
 from engine.amm.ladder import Ladder
-from engine.amm.swap import Swap, no_liquidity, no_output, require_amount, require_u64
+from engine.amm.swap import Margin, Swap, no_liquidity, no_output, require_amount, require_u64
 
 __all__ = [
     "BinSwap",
@@ -27,6 +27,7 @@ __all__ = [
     "exact_in_curve",
     "fill_exact_in",
     "load",
+    "margin",
     "quote_exact_in",
     "quote_exact_out",
 ]
@@ -86,6 +87,22 @@ def exact_in_curve(pool: Pool, zero_for_one: bool, now: int) -> Callable[[int], 
     return Ladder(offer.rung() for offer in _offers(pool, zero_for_one, now))
 
 
+def margin(pool: Pool, zero_for_one: bool, now: int) -> Margin:
+    """The prices that swaps start from. Raises SwapFailed."""
+    first = next(_offers(pool, zero_for_one, now), None)
+    if first is None:
+        no_liquidity()
+    # On its way the price may pass what volatility is counted from.
+    _, least = pool.referred(now)
+    rate = pool.fee_rate(min(least, pool.parameters.max_volatility_accumulator))
+    numerator, denominator = spot = _spot(first.price, zero_for_one)
+    return Margin(spot, (numerator * (RATE - rate), denominator * RATE))
+
+
+def _spot(price: int, swap_for_y: bool) -> tuple[int, int]:
+    return (price, ONE) if swap_for_y else (ONE, price)
+
+
 def _offers(pool: Pool, swap_for_y: bool, now: int) -> Iterator[Offer]:
     """The bins that hold the token asked for, from the active one on."""
     index, volatility = pool.referred(now)
@@ -125,7 +142,7 @@ def _swap(pool: Pool, swap_for_y: bool, now: int, fills: list[Fill]) -> BinSwap:
         amount_out=amount_out,
         net_in=amount_in - (fee if on_input else 0),
         gross_out=amount_out + (0 if on_input else fee),
-        spot=(price, ONE) if swap_for_y else (ONE, price),
+        spot=_spot(price, swap_for_y),
         fee=fee,
         fee_on_input=on_input,
         protocol_fee=protocol_fee,

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.amm.fixed_point import ceil_div
 from engine.amm.snapshot import Fields
-from engine.amm.swap import Swap, no_liquidity, no_output, require_amount, require_u64
+from engine.amm.swap import Margin, Swap, no_liquidity, no_output, require_amount, require_u64
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,14 @@ def exact_in_curve(pool: Pool, zero_for_one: bool, now: int = 0) -> Callable[[in
         return net * reserve_out // (reserve_in + net)
 
     return amount_out
+
+
+def margin(pool: Pool, zero_for_one: bool, now: int = 0) -> Margin:
+    """The prices that swaps start from. Raises SwapFailed."""
+    reserve_in, reserve_out = pool.reserves(zero_for_one)
+    denominator = pool.swap_fee_denominator
+    kept = denominator - pool.swap_fee_numerator
+    return Margin((reserve_out, reserve_in), (reserve_out * kept, reserve_in * denominator))
 
 
 def _swap(pool: Pool, zero_for_one: bool, amount_in: int, net: int, amount_out: int) -> Swap[Pool]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from engine.amm.clmm_pool import RATE, DynamicFee, Pool, load
+from engine.amm.clmm_pool import MAX_RATE, RATE, DynamicFee, Pool, load
 from engine.amm.clmm_walk import (
     Walk,
     amount_in_between,
@@ -25,6 +25,7 @@ from engine.amm.clmm_walk import (
 from engine.amm.fixed_point import ceil_div
 from engine.amm.ladder import Ladder, Rung
 from engine.amm.swap import (
+    Margin,
     Swap,
     SwapFailed,
     no_liquidity,
@@ -40,6 +41,7 @@ __all__ = [
     "RangeSwap",
     "exact_in_curve",
     "load",
+    "margin",
     "quote_exact_in",
     "quote_exact_out",
 ]
@@ -76,6 +78,20 @@ def quote_exact_out(
 def exact_in_curve(pool: Pool, zero_for_one: bool, now: int) -> Callable[[int], int]:
     """Amount out for any u64 amount in, 0 where the program refuses; made for many amounts."""
     return Ladder(_rungs(pool, zero_for_one, now))
+
+
+def margin(pool: Pool, zero_for_one: bool, now: int) -> Margin:
+    """The prices that swaps start from. Raises SwapFailed."""
+    if not pool.ticks:
+        no_liquidity()
+    rate, dynamic = pool.trade_fee_rate, pool.dynamic_fee_info
+    if dynamic is not None:
+        dynamic = dynamic.referred_to(pool.tick_current // pool.tick_spacing, now)
+        # On its way the price may pass what volatility is counted from.
+        least = min(dynamic.volatility_reference, dynamic.max_volatility_accumulator)
+        rate = min(rate + dynamic.rate(least, pool.tick_spacing), MAX_RATE)
+    numerator, denominator = spot = _spot(pool.sqrt_price_x64, zero_for_one)
+    return Margin(spot, (numerator * (RATE - rate), denominator * RATE))
 
 
 def _swap(

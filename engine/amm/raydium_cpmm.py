@@ -8,12 +8,13 @@ Amounts are u64, intermediates u128, rates parts per million. Fees round up, out
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from engine.amm.fixed_point import ceil_div
 from engine.amm.snapshot import Fields
 from engine.amm.swap import (
+    Margin,
     Swap,
     SwapFailed,
     no_liquidity,
@@ -194,6 +195,17 @@ def exact_in_curve(pool: Pool, zero_for_one: bool, now: int = 0) -> Callable[[in
     return amount_out
 
 
+def margin(pool: Pool, zero_for_one: bool, now: int = 0) -> Margin:
+    """The prices that swaps start from. Raises SwapFailed."""
+    reserve_in, reserve_out = pool.reserves(zero_for_one)
+    trade, creator = pool.trade_fee_rate, pool.creator_rate()
+    if pool.creator_on_input(zero_for_one):
+        kept = (RATE - trade - creator) * RATE
+    else:
+        kept = (RATE - trade) * (RATE - creator)
+    return Margin((reserve_out, reserve_in), (reserve_out * kept, reserve_in * RATE * RATE))
+
+
 def _creator_part(fees: int, trade: int, creator: int) -> int:
     if trade + creator == 0:
         # The program divides by the sum of the rates before it looks at them.
@@ -216,18 +228,27 @@ def _swap(
     fund_fee = trade_fee * pool.fund_fee_rate // RATE
     if protocol_fee + fund_fee > trade_fee:
         overflow("protocol_fee_rate + fund_fee_rate")
-    paid, received = (0, 1) if zero_for_one else (1, 0)
-    creator_fees = f"creator_fees_token_{paid if pool.creator_on_input(zero_for_one) else received}"
-    changes = {
-        f"vault_{paid}": amount_in,
-        f"vault_{received}": -amount_out,
-        f"protocol_fees_token_{paid}": protocol_fee,
-        f"fund_fees_token_{paid}": fund_fee,
-        creator_fees: creator_fee,
-    }
-    after: dict[str, Any] = {
-        name: require_u64(name, getattr(pool, name) + change) for name, change in changes.items()
-    }
+    creator_on_0 = pool.creator_on_input(zero_for_one) is zero_for_one
+    vault_0, vault_1 = (amount_in, -amount_out) if zero_for_one else (-amount_out, amount_in)
+    protocol_0, protocol_1 = (protocol_fee, 0) if zero_for_one else (0, protocol_fee)
+    fund_0, fund_1 = (fund_fee, 0) if zero_for_one else (0, fund_fee)
+    creator_0, creator_1 = (creator_fee, 0) if creator_on_0 else (0, creator_fee)
+    after = Pool(
+        require_u64("vault 0", pool.vault_0 + vault_0),
+        require_u64("vault 1", pool.vault_1 + vault_1),
+        pool.trade_fee_rate,
+        pool.protocol_fee_rate,
+        pool.fund_fee_rate,
+        pool.creator_fee_rate,
+        pool.enable_creator_fee,
+        pool.creator_fee_on,
+        require_u64("protocol fees", pool.protocol_fees_token_0 + protocol_0),
+        require_u64("protocol fees", pool.protocol_fees_token_1 + protocol_1),
+        require_u64("fund fees", pool.fund_fees_token_0 + fund_0),
+        require_u64("fund fees", pool.fund_fees_token_1 + fund_1),
+        require_u64("creator fees", pool.creator_fees_token_0 + creator_0),
+        require_u64("creator fees", pool.creator_fees_token_1 + creator_1),
+    )
     return Swap(
         amount_in=amount_in,
         amount_out=amount_out,
@@ -240,5 +261,5 @@ def _swap(
         fund_fee=fund_fee,
         lp_fee=trade_fee - protocol_fee - fund_fee,
         creator_fee=creator_fee,
-        pool=replace(pool, **after),
+        pool=after,
     )

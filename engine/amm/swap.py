@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, Generic, NoReturn, TypeVar
+from typing import Final, Generic, NamedTuple, NoReturn, TypeVar
 
 from engine.amm.fixed_point import U64_MAX
 from engine.errors import EngineError
@@ -23,6 +23,13 @@ class SwapFailed(EngineError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Margin(NamedTuple):
+    """Output per input before a swap moves anything; each as numerator, denominator."""
+
+    spot: tuple[int, int]  # before fees
+    best: tuple[int, int]  # fees taken, at the lowest rate ahead: no amount is paid better
 
 
 @dataclass(frozen=True, slots=True)

@@ -506,12 +506,17 @@ class SwapInstructions(_message.Message):
     ARRAYS_FIELD_NUMBER: _builtins.int
     MARKET_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    ONE_FOR_ZERO_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """Kind of the pool, as in Pool: which program's swap this is."""
     market: _builtins.str
     """The market account that pool and vaults of a raydium_amm_v4 pool are derived from, base58."""
     config: _builtins.int
     """The index of the pool's amm_config (raydium_cpmm, raydium_clmm)."""
+    one_for_zero: _builtins.bool
+    """The swap pays the pool's second token (pc, Y, B) for its first; where the program's accounts
+    are in the pool's own order (raydium_amm_v4, meteora_dlmm, meteora_damm_v2).
+    """
     @_builtins.property
     def instructions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Instruction]:
         """In order; compute budget and memo are the executor's own."""
@@ -530,10 +535,11 @@ class SwapInstructions(_message.Message):
         arrays: _abc.Iterable[_builtins.int] | None = ...,
         market: _builtins.str = ...,
         config: _builtins.int = ...,
+        one_for_zero: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays", "config", b"config", "instructions", b"instructions", "kind", b"kind", "market", b"market"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrays", b"arrays", "config", b"config", "instructions", b"instructions", "kind", b"kind", "market", b"market", "one_for_zero", b"one_for_zero"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

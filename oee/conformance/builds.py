@@ -9,6 +9,8 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from engine import programs
+from engine.instructions.swap import KIND_OF_PROGRAM, LAYOUTS, read_amounts, swap_instruction
+from engine.instructions.terms import Parties, SwapTerms
 from engine.v1 import venue_pb2 as pb
 from oee.conformance.check import Broken, Check, NotChecked, checks
 from oee.conformance.venue import MAX_ITEMS, Venue, reason_of
@@ -98,22 +100,10 @@ async def budget_and_memo_are_the_executors(venue: Venue) -> None:
 
 
 async def the_engine_reads_the_swap_back(venue: Venue) -> None:
-    """What is built is the swap that was asked for, and nothing else, as the executor reads it."""
+    """What is built is, account for account, the swap that the executor composes by itself."""
     orders = await venue.orders()
     for order, swap in zip(orders, await venue.swaps(orders), strict=True):
-        found = _read_back(swap)
-        asked = (
-            order.pool, order.mint_in, order.mint_out, order.wallet, order.amount_in,
-            order.min_amount_out,
-        )  # fmt: skip
-        names = ("pool", "mint_in", "mint_out", "wallet", "amount_in", "min_amount_out")
-        for name, wanted, built in zip(names, asked, found, strict=True):
-            if wanted != built:
-                raise Broken(
-                    f"{name} {wanted}, as asked",
-                    f"{name} {built}",
-                    "build exactly the swap that was asked for; the executor signs no other",
-                )
+        _require_agreed(order, swap, _only_instruction(swap))
 
 
 async def building_twice_builds_the_same(venue: Venue) -> None:
@@ -192,36 +182,88 @@ async def _require_refused_alone(
             )
 
 
-def _read_back(swap: pb.SwapInstructions) -> tuple[str, str, str, str, int, int]:
+def _only_instruction(swap: pb.SwapInstructions) -> Instruction:
     try:
         instructions = instructions_of(swap)
     except ValueError:
         raise NotChecked("its addresses are malformed") from None
-    swaps = []
     for each in instructions:
-        try:
-            terms = programs.read_swap(programs.Call(each.program_id, each.accounts), each.data)
-        except ValueError as error:
+        if each.program_id not in KIND_OF_PROGRAM:
             raise Broken(
-                f"a swap by the layout that engine/programs.py has for {each.program_id}",
-                str(error),
-                "list the accounts in the program's order, and the data as it takes them",
-            ) from None
-        if terms is None:
-            raise Broken(
-                "calls of programs whose swap the executor can read",
+                "calls of programs whose swap the executor can compose",
                 f"a call of {each.program_id}",
-                "leave the instruction out, or teach engine/programs.py how its swap is written; "
-                "the executor signs nothing that it cannot read",
+                "leave the instruction out, or teach engine/instructions how its swap is written; "
+                "the executor signs nothing else",
             )
-        swaps.append(terms)
-    if len(swaps) != 1:
-        raise Broken("one swap", str(len(swaps)), "build one swap, through one pool")
-    [terms] = swaps
-    return (
-        str(terms.pool), str(terms.mint_in), str(terms.mint_out), str(terms.wallet),
-        terms.amount_in, terms.min_amount_out,
-    )  # fmt: skip
+    if len(instructions) != 1:
+        raise Broken("one swap", str(len(instructions)), "build one swap, through one pool")
+    return instructions[0]
+
+
+def _require_agreed(order: pb.SwapOrder, swap: pb.SwapInstructions, built: Instruction) -> None:
+    kind = KIND_OF_PROGRAM[built.program_id]
+    if swap.kind != kind:
+        raise Broken(
+            f"kind {kind}, whose program is called",
+            f"kind {swap.kind!r}",
+            "say the kind of the pool: by it the executor composes the swap",
+        )
+    pool = LAYOUTS[kind].pool
+    try:
+        amounts = read_amounts(kind, built.data)
+        # Another pool's hints need not lead anywhere in this one.
+        if len(built.accounts) > pool and str(built.accounts[pool].pubkey) != order.pool:
+            raise _not_as_asked("pool", order.pool, str(built.accounts[pool].pubkey))
+        agreed = swap_instruction(_terms(order, swap))
+    except ValueError as error:
+        raise Broken(
+            f"a swap by the layout that engine/instructions has for {kind}",
+            str(error),
+            "give the data as the program takes it; in arrays, market, config and one_for_zero "
+            "what the accounts are derived from",
+        ) from None
+    asked = order.amount_in, order.min_amount_out
+    for name, wanted, found in zip(("amount_in", "min_amount_out"), asked, amounts, strict=True):
+        if found != wanted:
+            raise _not_as_asked(name, str(wanted), str(found))
+    if len(built.accounts) != len(agreed.accounts):
+        raise _not_as_asked(
+            "accounts", f"{len(agreed.accounts)} in number", f"{len(built.accounts)} in number"
+        )
+    for place, (account, expected) in enumerate(zip(built.accounts, agreed.accounts, strict=True)):
+        # The wallet pays the fee, so it is written whatever is said of it.
+        if account != expected and not (account.is_signer and account.pubkey == expected.pubkey):
+            raise _not_as_asked(f"account {place}", _shown(expected), _shown(account))
+
+
+def _terms(order: pb.SwapOrder, swap: pb.SwapInstructions) -> SwapTerms:
+    return SwapTerms(
+        Parties(
+            kind=swap.kind,
+            pool=Pubkey.from_string(order.pool),
+            mint_in=Pubkey.from_string(order.mint_in),
+            mint_out=Pubkey.from_string(order.mint_out),
+            wallet=Pubkey.from_string(order.wallet),
+            arrays=tuple(swap.arrays),
+            market=Pubkey.from_string(swap.market) if swap.market else None,
+            config=swap.config,
+            zero_for_one=not swap.one_for_zero,
+        ),
+        order.amount_in,
+        order.min_amount_out,
+    )
+
+
+def _not_as_asked(name: str, wanted: str, found: str) -> Broken:
+    return Broken(
+        f"{name} {wanted}, as asked",
+        f"{name} {found}",
+        "build exactly the swap that was asked for; the executor signs no other",
+    )
+
+
+def _shown(account: AccountMeta) -> str:
+    return f"{account.pubkey}{' signing' * account.is_signer}{' written' * account.is_writable}"
 
 
 CHECKS: Final[tuple[Check[Venue], ...]] = checks(

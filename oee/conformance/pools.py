@@ -17,6 +17,10 @@ from oee.conformance.venue import Venue
 from oee.conformance.written import amount_of, is_address
 
 PPM: Final = 1_000_000
+# A message a second is promised; what it takes to arrive comes on top.
+PULSE_SECONDS: Final = 1.5
+# Enough to have waited for one at least, however many tell the pools at first.
+PULSES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,35 @@ async def watch_begins_with_every_pool(venue: Venue) -> None:
     """WatchPools begins with every pool that ListPools names, each in its whole."""
     for pool in (await snapshot(venue)).pools.values():
         _require_well_formed(pool)
+
+
+async def a_watch_is_never_silent(venue: Venue) -> None:
+    """A watch tells something every second, even when nothing changed: silence means stale."""
+    last = 0
+    async with aclosing(watch(venue)) as messages:
+        for _ in range(PULSES):
+            try:
+                async with asyncio.timeout(PULSE_SECONDS):
+                    told = await anext(messages)
+            except TimeoutError:
+                raise Broken(
+                    f"a message within {PULSE_SECONDS:g} s of the one before",
+                    "silence",
+                    "send one a second, without pools where nothing changed",
+                ) from None
+            if not told.slot or not told.time:
+                raise Broken(
+                    "the slot of each message, and the chain's clock at it",
+                    f"slot {told.slot}, time {told.time}",
+                    "set both; fees that decay are computed with that time",
+                )
+            if told.slot < last:
+                raise Broken(
+                    f"slot {last} or a later one",
+                    f"slot {told.slot}",
+                    "tell states in the order of their slots; drop one that comes late",
+                )
+            last = told.slot
 
 
 async def snapshot(venue: Venue) -> Snapshot:
@@ -119,4 +152,5 @@ CHECKS: Final[tuple[Check[Venue], ...]] = checks(
     pools_are_in_order,
     pools_are_well_formed,
     watch_begins_with_every_pool,
+    a_watch_is_never_silent,
 )

@@ -14,10 +14,10 @@ from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 
 from engine import programs
+from engine.network_cost import COMPUTE_UNIT_PRICE, WEIGHTS, compute_unit_limit
 
-# As the executor asks for.
-UNIT_LIMIT: Final = 200_000
-UNIT_PRICE: Final = 10_000
+# The most that the executor asks for with one swap.
+UNIT_LIMIT: Final = max(compute_unit_limit([kind]) for kind in WEIGHTS)
 
 # Not a transaction by any reading: it announces more signatures than it has bytes for.
 GARBAGE: Final = b"\x7fnot a transaction"
@@ -27,7 +27,7 @@ def message(
     wallet: Keypair, instructions: Sequence[Instruction], memo: str, blockhash: str
 ) -> MessageV0:
     """What such a wallet would sign: compute budget, these instructions, the memo."""
-    budget = [set_compute_unit_limit(UNIT_LIMIT), set_compute_unit_price(UNIT_PRICE)]
+    budget = [set_compute_unit_limit(UNIT_LIMIT), set_compute_unit_price(COMPUTE_UNIT_PRICE)]
     return MessageV0.try_compile(
         wallet.pubkey(),
         [*budget, *instructions, programs.memo(memo)],

@@ -57,10 +57,22 @@ def test_a_scenario_tells_speed_and_what_every_process_spent() -> None:
     assert all(mib > 1 for mib in measured["peak_memory_mib"].values())
     for counter in ("commits", "fsyncs", "nats_in", "hints"):
         assert measured["round_trips_per_order"][counter] > 0
-    assert measured["calls_per_order"]["Quote"] > 0
+    assert measured["calls_per_order"]["BuildSwap"] > 0
 
 
 def test_an_unknown_scenario_is_refused_with_those_that_exist() -> None:
     run = bench("--scenario", "throughtput")
     assert run.returncode == 2
-    assert "throughtput: must be of limits, latency, throughput" in run.stderr
+    assert "throughtput: must be of limits, routing, latency, throughput" in run.stderr
+
+
+def test_choosing_routes_is_timed_without_a_stack() -> None:
+    run = bench("--scenario", "routing")
+    assert run.returncode == 0, run.stderr
+    told: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    small, large = told["routing"]
+    assert (small["name"], large["name"]) == ("small", "large")
+    assert small["pools"] == large["pools"] == 40
+    assert large["several_legs"] > small["several_legs"]
+    for spread in (small["again"], small["first"], large["again"], large["first"]):
+        assert 0 < spread["p50"] <= spread["p99"] <= spread["most"]

@@ -118,11 +118,12 @@ def _settled(life: Life) -> Iterator[str]:
 
 
 def _swapped(life: Life) -> Iterator[str]:
-    """One swap where CONFIRMED, none elsewhere."""
-    wanted = 1 if life.is_confirmed else 0
-    if len(life.swaps) != wanted:
-        signatures = ", ".join(f"{swap.signature} at {swap.slot}" for swap in life.swaps)
-        yield f"is {life.order.status} with {len(life.swaps)} swaps: {signatures}"
+    """One transaction's swaps where CONFIRMED, each leg of it once; none elsewhere."""
+    landed = [a.legs for a in life.attempts if life.is_confirmed and a.resolution == "landed"]
+    legs = sorted(swap.leg for swap in life.swaps)
+    if len({swap.signature for swap in life.swaps}) > 1 or legs != sorted(sum(landed, ())):
+        swaps = ", ".join(f"{swap.signature} at {swap.slot}: {swap.leg}" for swap in life.swaps)
+        yield f"is {life.order.status} with {len(life.swaps)} swaps: {swaps}"
 
 
 def _amounts(life: Life) -> Iterator[str]:
@@ -136,14 +137,27 @@ def _amounts(life: Life) -> Iterator[str]:
     recorded = (order.fill_signature, order.filled_amount_in, order.amount_out)
     if not told or (told[-1].signature, told[-1].amount_in, told[-1].amount_out) != recorded:
         yield f"recorded {recorded}, told {told[-1:]}"
+    paid = sum(s.leg.amount_in for s in life.swaps if s.leg.mint_in == order.token_in)
+    received = sum(s.amount_out for s in life.swaps if s.leg.mint_out == order.token_out)
     for swap in life.swaps:
-        if (swap.signature, swap.amount_in, swap.amount_out) != recorded:
-            yield f"recorded {recorded}, the chain has {swap}"
-        ordered = (order.token_in, order.token_out, order.amount_in)
-        if (swap.mint_in, swap.mint_out, swap.amount_in) != ordered:
-            yield f"ordered {ordered}, the chain has {swap}"
-        if order.venues and swap.venue not in order.venues:
-            yield f"swapped at {swap.venue}, allowed are {order.venues}"
+        if (swap.signature, paid, received) != recorded:
+            yield f"recorded {recorded}, the chain has {paid} for {received} by {swap.signature}"
+        if paid != order.amount_in:
+            yield f"ordered to pay {order.amount_in} of {order.token_in}, the chain has {swap}"
+        if order.venues and swap.leg.venue not in order.venues:
+            yield f"swapped at {swap.leg.venue}, allowed are {order.venues}"
+    yield from _between(life)
+
+
+def _between(life: Life) -> Iterator[str]:
+    """What a route pays of a third token, it received before."""
+    order, held = life.order, Counter[str]()
+    for swap in sorted(life.swaps, key=lambda swap: swap.number):
+        held[swap.leg.mint_out] += swap.amount_out
+        if swap.leg.mint_in != order.token_in:
+            held[swap.leg.mint_in] -= swap.leg.amount_in
+            if held[swap.leg.mint_in] < 0:
+                yield f"paid {swap.leg} out of what was there before"
 
 
 def _floor(life: Life) -> Iterator[str]:
@@ -156,9 +170,12 @@ def _floor(life: Life) -> Iterator[str]:
     for attempt in life.attempts:
         if attempt.min_amount_out < floor:
             yield f"attempt {attempt.number} carries {attempt.min_amount_out}, not {floor}"
+    last = [s.leg.min_amount_out for s in life.swaps if s.leg.mint_out == order.token_out]
+    if life.swaps and sum(last) < floor:
+        yield f"the floor is {floor}, the chain has {last}"
     for swap in life.swaps:
-        if not floor <= swap.min_amount_out <= swap.amount_out:
-            yield f"the floor is {floor}, the chain has {swap}"
+        if swap.amount_out < swap.leg.min_amount_out:
+            yield f"received less than its floor: {swap}"
 
 
 def _evidence(life: Life) -> Iterator[str]:

@@ -28,13 +28,25 @@ class Order:
     fill_signature: str | None = None
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Leg:
+    """One swap of a transaction, as it was signed."""
+
+    venue: str
+    pool: str
+    mint_in: str
+    mint_out: str
+    amount_in: int
+    min_amount_out: int
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A row of the table attempts; of the evidence, zero and "" where it has none."""
 
     order_id: str
     number: int
-    venue: str
+    legs: tuple[Leg, ...]
     signature: str
     last_valid_block_height: int
     min_amount_out: int
@@ -64,17 +76,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """A swap that really happened, from the chain's own ledger."""
+    """A leg that really happened, from the chain's own ledger."""
 
     number: int
     signature: str
     slot: int
-    venue: str
-    mint_in: str
-    mint_out: str
-    amount_in: int
+    leg: Leg
     amount_out: int
-    min_amount_out: int
     memo: str
 
 

@@ -15,7 +15,7 @@ from engine.token import Token, Tokens
 from engine.v1 import orders_pb2 as pb
 from engine.v1 import sim_pb2
 from engine.v1.sim_pb2_grpc import SimControlServiceStub
-from tests.chaos.facts import Attempt, Event, Facts, Order, Swap, Told
+from tests.chaos.facts import Attempt, Event, Facts, Leg, Order, Swap, Told
 
 READ_SECONDS: Final = 60.0
 PAGE: Final = 1000
@@ -134,7 +134,9 @@ def _attempt(row: asyncpg.Record) -> Attempt:
     return Attempt(
         order_id=str(row["order_id"]),
         number=row["number"],
-        venue=row["venue"],
+        legs=tuple(
+            Leg(**{name: leg[name] for name in Leg.__slots__}) for leg in json.loads(row["legs"])
+        ),
         signature=row["signature"],
         last_valid_block_height=row["last_valid_block_height"],
         min_amount_out=int(row["min_amount_out"]),
@@ -162,12 +164,15 @@ async def _swaps(control: grpc.aio.Channel) -> list[Swap]:
                 number=swap.number,
                 signature=swap.signature,
                 slot=swap.slot,
-                venue=swap.venue,
-                mint_in=swap.mint_in,
-                mint_out=swap.mint_out,
-                amount_in=swap.amount_in,
+                leg=Leg(
+                    swap.venue,
+                    swap.pool,
+                    swap.mint_in,
+                    swap.mint_out,
+                    swap.amount_in,
+                    swap.min_amount_out,
+                ),
                 amount_out=swap.amount_out,
-                min_amount_out=swap.min_amount_out,
                 memo=swap.memo,
             )
             for swap in response.swaps

@@ -20,6 +20,7 @@ from solders.transaction import VersionedTransaction
 
 from dex_sim.__main__ import open_simulator
 from dex_sim.chance import Range
+from dex_sim.execution import CROWD
 from dex_sim.market import SOL, USDC
 from dex_sim.settings import Settings
 from engine import programs
@@ -140,7 +141,7 @@ class Desk:
         )
 
     def sign(self, instructions: list[Instruction], blockhash: str) -> bytes:
-        budget = [set_compute_unit_limit(100_000), set_compute_unit_price(1000)]
+        budget = [set_compute_unit_limit(1_000_000), set_compute_unit_price(100)]
         message = MessageV0.try_compile(
             self.key.pubkey(), [*budget, *instructions], [], Hash.from_string(blockhash)
         )
@@ -180,18 +181,20 @@ class Desk:
             chain_pb2.GetBlockHeightRequest(commitment=commitment)
         )
 
-    async def balances(self) -> dict[str, int]:
-        """What the wallet holds, lamports under the empty mint."""
-        answer = await self.chain.GetBalances(chain_pb2.GetBalancesRequest(wallet=self.wallet))
+    async def balances(self, owner: str = "") -> dict[str, int]:
+        """What the wallet, or another owner, holds; lamports under the empty mint."""
+        answer = await self.chain.GetBalances(
+            chain_pb2.GetBalancesRequest(wallet=owner or self.wallet)
+        )
         return {"": answer.lamports, **{b.mint: int(b.amount) for b in answer.balances}}
 
     async def swaps(self) -> list[sim_pb2.LandedSwap]:
         return list((await self.control.ListSwaps(sim_pb2.ListSwapsRequest())).swaps)
 
     async def supply(self) -> dict[str, int]:
-        """Of each mint, what the wallet and all pools hold together."""
-        held = await self.balances()
-        del held[""]
+        """Of each mint, what the wallet, the crowd and all pools hold together."""
+        mine, others = await self.balances(), await self.balances(CROWD)
+        held = {mint: mine.get(mint, 0) + others[mint] for mint in others if mint}
         for venue in self.venues:
             for pool in await self.pools(venue):
                 for mint, reserve in ((pool.mint_a, pool.reserve_a), (pool.mint_b, pool.reserve_b)):
@@ -203,7 +206,7 @@ class Desk:
 
 
 def quick(directory: Path, **changes: Any) -> Settings:
-    """A simulator without delays, skips, drift, slippage and lag, but for the changes."""
+    """A simulator without delays, skips, lag, and others who trade, but for the changes."""
     settings: dict[str, Any] = {
         "data_directory": directory,
         "chain_listen_address": "127.0.0.1:0",
@@ -215,6 +218,7 @@ def quick(directory: Path, **changes: Any) -> Settings:
         "build_delay_milliseconds": Range(0, 0),
         "chain_delay_milliseconds": Range(0, 0),
         "drift_ppm": 0,
+        "trades_a_slot": 0,
         "execution_slippage_bps": Range(0, 0),
         "node_lag_slots": 0,
     }

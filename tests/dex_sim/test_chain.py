@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,18 +14,23 @@ from solders.hash import Hash
 from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.message import MessageV0
-from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
 from dex_sim import chain as chain_module
-from dex_sim.chain import Chain, Rules
+from dex_sim.chain import Chain, Rules, clock_at
 from dex_sim.chance import Chance, Range
-from dex_sim.execution import LAMPORTS
-from dex_sim.ledger import Landed, open_ledger
-from dex_sim.market import SOL, TOKENS
+from dex_sim.execution import CROWD, LAMPORTS, Outcome
+from dex_sim.ledger import FILE_NAME, Block, Landed, open_ledger
+from dex_sim.market import SOL, TOKENS, opening_pools
 from dex_sim.node import Commitment, Node
+from dex_sim.pool import Pool
+from dex_sim.program import arrays_to_name, parties_of
 from dex_sim.transaction import Reason, Refused, Transaction, read_transaction
-from engine.programs import SwapTerms, memo, swap_instructions
+from engine.amm.kinds import KINDS
+from engine.errors import StartupError
+from engine.instructions.swap import swap_instruction
+from engine.instructions.terms import SwapTerms
+from engine.programs import memo
 from engine.v1 import sim_pb2 as pb
 
 RULES = Rules(
@@ -33,11 +38,14 @@ RULES = Rules(
     confirmed_after_slots=2,
     finalized_after_slots=31,
     drift_ppm=300,
+    trades_a_slot=4,
     execution_slippage_bps=Range(50, 100),
     nodes=3,
     node_lag_slots=1,
 )
-STEADY = replace(RULES, skipped_slot_percent=0, drift_ppm=0, nodes=1, node_lag_slots=0)
+STEADY = replace(
+    RULES, skipped_slot_percent=0, drift_ppm=0, trades_a_slot=0, nodes=1, node_lag_slots=0
+)
 KEY = Keypair.from_seed(bytes(range(32)))
 WALLET = str(KEY.pubkey())
 
@@ -72,16 +80,15 @@ def swap(
     chain: Chain, amount_in: int = 10**9, memo_text: str = "", min_amount_out: int = 1
 ) -> Transaction:
     pool = next(p for p in chain.accounts.pools.values() if p.mint_a == SOL.mint)
-    terms = SwapTerms(
-        venue=pool.venue,
-        pool=Pubkey.from_string(pool.address),
-        mint_in=Pubkey.from_string(pool.mint_a),
-        mint_out=Pubkey.from_string(pool.mint_b),
-        wallet=KEY.pubkey(),
-        amount_in=amount_in,
-        min_amount_out=min_amount_out,
-    )
-    return signed(chain, *swap_instructions(terms), memo(memo_text))
+    terms = terms_of(pool, amount_in, min_amount_out)
+    return signed(chain, swap_instruction(terms), memo(memo_text))
+
+
+def terms_of(pool: Pool, amount_in: int, min_amount_out: int = 1) -> SwapTerms:
+    """A swap that pays the pool's first token."""
+    now = clock_at(1_000)
+    arrays = arrays_to_name(pool, pool.mint_a, amount_in, now)
+    return SwapTerms(parties_of(pool, KEY.pubkey(), True, arrays), amount_in, min_amount_out)
 
 
 def advance(chain: Chain, blocks: int) -> None:
@@ -141,8 +148,11 @@ def test_a_landed_transaction_never_lands_again_while_its_blockhash_lives(
 
 
 def held(chain: Chain) -> dict[str, int]:
-    """Of each mint, what the wallet and all pools hold together."""
-    total = {mint: chain.accounts.balance(WALLET, mint) for mint in TOKENS}
+    """Of each mint, what the wallet, the crowd and all pools hold together."""
+    total = {
+        mint: sum(chain.accounts.balance(owner, mint) for owner in (WALLET, CROWD))
+        for mint in TOKENS
+    }
     for pool in chain.accounts.pools.values():
         total[pool.mint_a] += pool.reserve_a
         total[pool.mint_b] += pool.reserve_b
@@ -209,9 +219,116 @@ def test_whatever_forks_do_nothing_is_made_or_lost_and_what_is_final_stays(
     assert held(chain) == before
     assert chain.ledger.balances() == chain.accounts.balances
     assert chain.ledger.pool_states() == {
-        pool.address: (pool.reserve_a, pool.reserve_b, pool.volatility_ppm)
+        pool.address: (pool.text, pool.reserve_a, pool.reserve_b)
         for pool in chain.accounts.pools.values()
     }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_swap_yields_what_the_program_computes_from_the_state_where_it_lands(
+    open_chain: OpenChain, kind: str
+) -> None:
+    chain = open_chain(replace(RULES, skipped_slot_percent=0, execution_slippage_bps=Range(0, 0)))
+    address = next(p.address for p in opening_pools() if p.kind == kind and p.mint_a == SOL.mint)
+    quoted = chain.accounts.pools[address].offer(SOL.mint, 10**9, chain.time)
+    yielded: list[int] = []
+    for _ in range(40):
+        before = chain.accounts.pools[address]
+        chain.accept(signed(chain, swap_instruction(terms_of(before, 10**9 + len(yielded)))))
+        chain.advance()
+        swap = KINDS[kind].quote_exact_in(before.state, 10**9 + len(yielded), True, chain.time)
+        yielded.append(swap.amount_out)
+
+    assert [fill.fill.amount_out for fill in chain.ledger.fills(0, 100)] == yielded
+    assert quoted.amount_out not in yielded[20:], "the market never moved"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_swap_yields_less_than_the_pool_pays_goes_to_somebody(
+    open_chain: OpenChain, kind: str
+) -> None:
+    chain = open_chain(replace(STEADY, execution_slippage_bps=Range(70, 70)))
+    supply = held(chain)
+    pool = next(p for p in chain.accounts.pools.values() if p.kind == kind)
+    chain.fund(WALLET, pool.mint_a, 10**9)
+    supply[pool.mint_a] += 10**9
+    offer = pool.offer(pool.mint_a, 10**9, clock_at(chain.head.slot + 1))
+    chain.accept(signed(chain, swap_instruction(terms_of(pool, 10**9))))
+    chain.advance()
+
+    [fill] = chain.ledger.fills(0, 10)
+    assert fill.fill.amount_out == offer.amount_out * 9930 // 10_000
+    assert chain.accounts.pools[pool.address] == offer.pool
+    assert held(chain) == supply
+
+
+def test_swaps_of_one_transaction_meet_the_pool_as_the_one_before_left_it(
+    open_chain: OpenChain,
+) -> None:
+    chain = open_chain(replace(STEADY, execution_slippage_bps=Range(0, 0)))
+    pool = next(p for p in chain.accounts.pools.values() if p.mint_a == SOL.mint)
+    now = clock_at(chain.head.slot + 1)
+    first = pool.offer(SOL.mint, 10**11, now)
+    second = first.pool.offer(SOL.mint, 10**11, now)
+    terms = terms_of(pool, 10**11, second.amount_out)
+    one_too_high = replace(terms, min_amount_out=second.amount_out + 1)
+    chain.accept(signed(chain, swap_instruction(terms), swap_instruction(one_too_high)))
+    chain.advance()
+    none = dict(chain.accounts.pools), chain.ledger.fills(0, 10)
+    chain.accept(signed(chain, swap_instruction(terms), swap_instruction(terms)))
+    chain.advance()
+
+    assert none == ({p.address: p for p in opening_pools()}, [])
+    both = [fill.fill.amount_out for fill in chain.ledger.fills(0, 10)]
+    assert both == [first.amount_out, second.amount_out]
+    assert chain.accounts.pools[pool.address] == second.pool
+
+
+def test_pools_go_on_where_they_were_after_a_restart(tmp_path: Path) -> None:
+    with open_ledger(tmp_path) as ledger:
+        chain = Chain(ledger, Chance(1), RULES)
+        advance(chain, 100)
+        pools, time = dict(chain.accounts.pools), chain.time
+    with open_ledger(tmp_path) as ledger:
+        again = Chain(ledger, Chance(1), RULES)
+
+        assert again.accounts.pools == pools != {p.address: p for p in opening_pools()}
+        assert again.time == time == clock_at(again.head.slot)
+
+
+def test_a_chain_whose_pools_had_no_states_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as old:
+        old.execute("CREATE TABLE pools (address TEXT PRIMARY KEY, volatility_ppm INTEGER)")
+
+    with pytest.raises(StartupError, match=f"{tmp_path}.*--fresh"), open_ledger(tmp_path):
+        pass
+
+
+def test_only_pools_that_changed_are_written(
+    open_chain: OpenChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = open_chain(STEADY)
+    written: list[set[str]] = []
+    append = chain.ledger.append
+
+    def watched(
+        block: Block,
+        outcomes: Sequence[Outcome],
+        balances: Mapping[tuple[str, str], int],
+        pools: Mapping[str, Pool],
+        *,
+        keep_blocks: int,
+    ) -> None:
+        written.append(set(pools))
+        append(block, outcomes, balances, pools, keep_blocks=keep_blocks)
+
+    monkeypatch.setattr(chain.ledger, "append", watched)
+    transaction = swap(chain)
+    chain.advance()
+    chain.accept(transaction)
+    chain.advance()
+
+    assert written == [set(), {transaction.message.swaps[0].pool}]
 
 
 def test_a_fork_that_may_strike_once_takes_back_one_of_many(open_chain: OpenChain) -> None:

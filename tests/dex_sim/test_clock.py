@@ -20,6 +20,7 @@ RULES = Rules(
     confirmed_after_slots=2,
     finalized_after_slots=31,
     drift_ppm=0,
+    trades_a_slot=0,
     execution_slippage_bps=Range(0, 0),
     nodes=1,
     node_lag_slots=0,

@@ -70,8 +70,12 @@ async def test_after_a_kill_nothing_that_was_seen_is_forgotten_and_no_height_goe
     async with simulator_process(tmp_path, addresses), desk_at(chain, venues) as desk:
         await desk.fund(SOL.mint, 100 * ONE_SOL)
         await desk.fund("", ONE_SOL)
-        raws = [await desk.swap("raydium", ONE_SOL, memo=f"memo {n}") for n in range(20)]
-        signatures = [(await desk.send(raw)).signature for raw in raws]
+        raws: list[bytes] = []
+        signatures: list[str] = []
+        for n in range(20):
+            # Each at once: a blockhash does not live long where slots are this short.
+            raws.append(await desk.swap("raydium", ONE_SOL, memo=f"memo {n}"))
+            signatures.append((await desk.send(raws[-1])).signature)
         await desk.finalized(signatures[-1])
         swaps, balances = await desk.swaps(), await desk.balances()
         slots = [(await desk.status(each)).statuses[0].slot for each in signatures]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING
 
 import grpc
@@ -12,17 +13,29 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 
-from dex_sim.market import BONK, RAY, SOL, USDC, USDT
-from engine import programs
+from dex_sim.chain import clock_at
+from dex_sim.market import BONK, RAY, SOL, USDC, USDT, opening_pools
+from dex_sim.program import arrays_to_name, parties_of
+from engine.amm.kinds import KINDS
 from engine.errors import StartupError
+from engine.instructions.swap import swap_instruction
+from engine.instructions.terms import SwapTerms
 from engine.v1 import chain_pb2, venue_pb2
 
 if TYPE_CHECKING:
     from tests.dex_sim.conftest import Desk, OpenDesk
 
 ONE_SOL = 10**9
-FEE_LAMPORTS = 5000 + 100  # a signature; 100_000 compute units at 1000 micro-lamports each
+FEE_LAMPORTS = 5000 + 100  # a signature; 1_000_000 compute units at 100 micro-lamports each
 VENUES = ["raydium", "meteora"]
+PATIENCE_SECONDS = 20
+
+
+def terms_of(address: str, wallet: Pubkey, amount_in: int) -> SwapTerms:
+    """A swap of SOL for whatever the pool has beside it, as it opens."""
+    pool = next(pool for pool in opening_pools() if pool.address == address)
+    arrays = arrays_to_name(pool, SOL.mint, amount_in, 0)
+    return SwapTerms(parties_of(pool, wallet, pool.mint_a == SOL.mint, arrays), amount_in, 1)
 
 
 @pytest.mark.parametrize("venue", VENUES)
@@ -133,20 +146,27 @@ async def test_a_landing_swap_yields_less_than_its_quote_by_the_slippage_drawn(
 
 
 @pytest.mark.parametrize("venue", VENUES)
-async def test_the_largest_amount_there_is_can_be_quoted_built_landed_and_listed(
+async def test_an_amount_of_nineteen_digits_can_be_quoted_built_landed_and_listed(
     desk: Desk, venue: str
 ) -> None:
-    largest = 2**64 - 1
-    await desk.fund(BONK.mint, 10 * largest)
-    quote = (await desk.quote(venue, largest, BONK.mint, USDC.mint)).quote
-    raw = await desk.swap(venue, largest, quote.amount_out, mint_in=BONK.mint, mint_out=USDC.mint)
+    large = 2**63
+    await desk.fund(BONK.mint, 10 * large)
+    quote = (await desk.quote(venue, large, BONK.mint, USDC.mint)).quote
+    raw = await desk.swap(venue, large, quote.amount_out, mint_in=BONK.mint, mint_out=USDC.mint)
 
     status = await desk.land(raw)
 
     assert not status.HasField("error")
     [swap] = await desk.swaps()
-    assert (swap.amount_in, swap.amount_out) == (largest, quote.amount_out)
-    assert (await desk.balances())[BONK.mint] == 9 * largest
+    assert (swap.amount_in, swap.amount_out) == (large, quote.amount_out)
+    assert (await desk.balances())[BONK.mint] == 9 * large
+
+
+@pytest.mark.parametrize("venue", VENUES)
+async def test_an_amount_that_no_pool_can_take_is_refused(desk: Desk, venue: str) -> None:
+    result = await desk.quote(venue, 2**64 - 1, BONK.mint, USDC.mint)
+
+    assert result.refusal.reason == venue_pb2.REFUSAL_REASON_INSUFFICIENT_LIQUIDITY
 
 
 async def test_a_transaction_tells_what_was_really_paid_and_received(desk: Desk) -> None:
@@ -232,17 +252,7 @@ async def test_each_transaction_of_a_batch_is_judged_by_itself(desk: Desk) -> No
 async def test_a_swap_of_another_wallet_does_not_pass_under_my_signature(desk: Desk) -> None:
     quote = (await desk.quote("raydium", ONE_SOL)).quote
     victim = Keypair().pubkey()
-    [theirs] = programs.swap_instructions(
-        programs.SwapTerms(
-            "raydium",
-            Pubkey.from_string(quote.pool),
-            Pubkey.from_string(SOL.mint),
-            Pubkey.from_string(USDC.mint),
-            victim,
-            ONE_SOL,
-            1,
-        )
-    )
+    theirs = swap_instruction(terms_of(quote.pool, victim, ONE_SOL))
     unsigned = [type(a)(a.pubkey, False, a.is_writable) for a in theirs.accounts]
     stolen = type(theirs)(theirs.program_id, theirs.data, unsigned)
 
@@ -253,19 +263,10 @@ async def test_a_swap_of_another_wallet_does_not_pass_under_my_signature(desk: D
 
 async def test_two_swaps_of_one_transaction_happen_both_or_not_at_all(desk: Desk) -> None:
     quote = (await desk.quote("raydium", ONE_SOL)).quote
-    terms = [
-        programs.SwapTerms(
-            "raydium",
-            Pubkey.from_string(quote.pool),
-            Pubkey.from_string(SOL.mint),
-            Pubkey.from_string(USDC.mint),
-            desk.key.pubkey(),
-            amount,
-            1,
-        )
+    instructions = [
+        swap_instruction(terms_of(quote.pool, desk.key.pubkey(), amount))
         for amount in (ONE_SOL, 10 * ONE_SOL)
     ]
-    instructions = [i for each in terms for i in programs.swap_instructions(each)]
 
     status = await desk.land(desk.sign(instructions, (await desk.blockhash()).blockhash))
 
@@ -360,16 +361,65 @@ async def test_a_watcher_of_pools_sees_all_of_them_then_those_that_change(
     assert quote.pool in {pool.address for pool in (await anext(watch)).pools}
 
 
-async def test_prices_drift_while_nobody_trades(open_desk: OpenDesk) -> None:
+@pytest.mark.parametrize("venue", VENUES)
+async def test_what_a_watcher_computes_from_a_pools_state_is_the_venues_quote_to_the_unit(
+    open_desk: OpenDesk, venue: str
+) -> None:
+    desk = await open_desk(slot_milliseconds=50, drift_ppm=300, trades_a_slot=4)
+    watch = aiter(desk.venues[venue].WatchPools(venue_pb2.WatchPoolsRequest()))
+    states: dict[str, venue_pb2.Pool] = {}
+    compared: set[str] = set()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(compared) < 2:
+            told = await anext(watch)
+            states |= {pool.address: pool for pool in told.pools}
+            for amount_in in (ONE_SOL, 20_000 * ONE_SOL):
+                quote = (await desk.quote(venue, amount_in)).quote
+                pool = states[quote.pool]
+                if quote.slot != told.slot:
+                    continue  # a block came in between
+                kind = KINDS[quote.kind]
+                state = kind.load(json.loads(pool.state))
+                swap = kind.quote_exact_in(state, amount_in, pool.mint_a == SOL.mint, told.time)
+                assert (pool.kind, swap.amount_out) == (quote.kind, quote.amount_out)
+                compared.add(quote.pool)
+
+
+async def test_a_watcher_is_told_the_time_though_nothing_changes(desk: Desk) -> None:
+    watch = aiter(desk.venues["raydium"].WatchPools(venue_pb2.WatchPoolsRequest()))
+    first = await anext(watch)
+
+    later = [await anext(watch) for _ in range(3)]
+
+    assert [list(told.pools) for told in later] == [[], [], []]
+    assert later[-1].slot > first.slot
+    assert [told.time for told in later] == [clock_at(told.slot) for told in later]
+
+
+@pytest.mark.parametrize("venue", VENUES)
+async def test_a_venue_quotes_the_best_of_its_pools_for_the_amount(desk: Desk, venue: str) -> None:
+    pools = [pool for pool in opening_pools() if pool.venue == venue]
+    for amount_in in (ONE_SOL, 10**5 * ONE_SOL):
+        quote = (await desk.quote(venue, amount_in)).quote
+        offers = {
+            pool.address: pool.curve(SOL.mint, quote.slot)(amount_in)
+            for pool in pools
+            if pool.trades(SOL.mint, USDC.mint)
+        }
+        assert quote.amount_out == max(offers.values()) == offers[quote.pool]
+        assert len(offers) > 2
+
+
+async def test_prices_move_while_nobody_trades(open_desk: OpenDesk) -> None:
     desk = await open_desk(slot_milliseconds=1, drift_ppm=300)
-    opening = await desk.pools("raydium")
+    opening = [pool for pool in await desk.pools("raydium") if pool.mint_a == SOL.mint]
 
     async def pools() -> list[venue_pb2.Pool]:
-        return await desk.pools("raydium")
+        return [pool for pool in await desk.pools("raydium") if pool.mint_a == SOL.mint]
 
     await desk.until(
         pools,
-        lambda now: all(a.reserve_a != b.reserve_a for a, b in zip(opening, now, strict=True)),
+        lambda now: all(a.state != b.state for a, b in zip(opening, now, strict=True)),
     )
 
 

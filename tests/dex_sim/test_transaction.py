@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from solders.hash import Hash
 from solders.keypair import Keypair
 from solders.message import MessageV0
-from solders.pubkey import Pubkey
 from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 
-from dex_sim.market import SOL, USDC
 from dex_sim.transaction import Reason, Refused, read_transaction
-from engine.programs import SwapTerms, memo, swap_instructions
+from engine.instructions.swap import accounts_of, swap_instruction
+from engine.programs import memo, token_account
+from tests import swaps
 
 KEY = Keypair.from_seed(bytes(range(32)))
 OTHER = Keypair.from_seed(bytes(32))
 
 
-def signed(venue: str = "raydium") -> bytes:
-    terms = SwapTerms(
-        venue,
-        Pubkey(bytes([9] * 32)),
-        Pubkey.from_string(SOL.mint),
-        Pubkey.from_string(USDC.mint),
-        KEY.pubkey(),
-        5,
-        3,
-    )
+def signed(kind: str = "raydium_cpmm") -> bytes:
+    terms = replace(swaps.terms(kind), parties=swaps.parties(kind, wallet=KEY.pubkey()))
     message = MessageV0.try_compile(
-        KEY.pubkey(), [*swap_instructions(terms), memo("memo")], [], Hash(bytes([7] * 32))
+        KEY.pubkey(), [swap_instruction(terms), memo("memo")], [], Hash(bytes([7] * 32))
     )
     return bytes(VersionedTransaction(message, [KEY]))
 
@@ -43,9 +37,9 @@ def refusal(raw: bytes) -> Reason | None:
     return None
 
 
-@pytest.mark.parametrize("venue", ["raydium", "meteora"])
-def test_no_byte_of_a_transaction_that_was_taken_can_be_changed(venue: str) -> None:
-    raw = signed(venue)
+@pytest.mark.parametrize("kind", swaps.KINDS)
+def test_no_byte_of_a_transaction_that_was_taken_can_be_changed(kind: str) -> None:
+    raw = signed(kind)
     first = read_transaction(raw)
     first.verify()
 
@@ -58,6 +52,18 @@ def test_no_byte_of_a_transaction_that_was_taken_can_be_changed(venue: str) -> N
     assert taken == []
     assert refusal(raw) is None
     assert read_transaction(raw) == first
+
+
+@pytest.mark.parametrize("kind", swaps.KINDS)
+def test_a_swap_is_read_as_it_was_written(kind: str) -> None:
+    [swap] = read_transaction(signed(kind)).message.swaps
+
+    parties = swaps.parties(kind, wallet=KEY.pubkey())
+    assert (swap.kind, swap.pool, swap.wallet) == (kind, str(parties.pool), parties.wallet)
+    assert swap.pays == token_account(KEY.pubkey(), parties.mint_in)
+    assert swap.receives == token_account(KEY.pubkey(), parties.mint_out)
+    assert (swap.amount_in, swap.min_amount_out) == (1000, 990)
+    assert len(swap.accounts) == len(accounts_of(parties))
 
 
 def test_a_message_that_was_taken_is_not_taken_under_another_signature() -> None:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.pools import NOW, RAY, market, pool
+from engine import network_cost
+from engine.amm import raydium_amm_v4
+from engine.amm.kinds import KINDS
 from engine.failures import Failure
+from engine.market import Market, Pool
 from engine.order import OrderRequest
-from engine.route import RouteDecision, VenueQuote
-from engine.routing import NoOffer, choose
+from engine.paths import USDT, direct, hops
+from engine.route import Candidate, Leg, Route, RouteDecision, VenueQuote, VenueScore
+from engine.routing import NoOffer, Rules, choose
+from engine.split import best_split
 from tests.builders import SOL, USDC
 
 REQUEST = OrderRequest(SOL, USDC, 1_500_000_000, slippage_bps=100)
@@ -28,7 +37,7 @@ def refusal(venue: str, reason: str = "VENUE_TIMEOUT", *, permanent: bool = Fals
 def route(
     *quotes: VenueQuote, request: OrderRequest = REQUEST, pinned: int | None = None
 ) -> RouteDecision:
-    decision = choose(request, pinned, quotes)
+    decision = choose(request, pinned, Market(), quotes)
     assert isinstance(decision, RouteDecision)
     return decision
 
@@ -36,7 +45,7 @@ def route(
 def no_offer(
     *quotes: VenueQuote, request: OrderRequest = REQUEST, pinned: int | None = None
 ) -> NoOffer:
-    decision = choose(request, pinned, quotes)
+    decision = choose(request, pinned, Market(), quotes)
     assert isinstance(decision, NoOffer)
     return decision
 
@@ -190,7 +199,7 @@ def test_the_order_of_the_quotes_decides_nothing(
     shuffled = list(quotes)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
 
-    assert choose(REQUEST, pinned, shuffled) == choose(REQUEST, pinned, quotes)
+    assert choose(REQUEST, pinned, Market(), shuffled) == choose(REQUEST, pinned, Market(), quotes)
 
 
 @settings(deadline=None)
@@ -200,3 +209,439 @@ def test_no_other_quote_would_have_been_better(quotes: list[VenueQuote]) -> None
 
     assert chosen is not None
     assert chosen.quoted_amount_out == max(q.amount_out for q in quotes)
+
+
+# ── pools of the market ───────────────────────────────────────────────────────────────────────
+
+
+def a_pool(
+    address: str,
+    reserve_a: int,
+    reserve_b: int,
+    mints: tuple[str, str] = (SOL, USDC),
+    venue: str = "raydium",
+) -> Pool:
+    """Raydium's leanest kind: three of them fit into a transaction."""
+    state = raydium_amm_v4.Pool(reserve_a, reserve_b, 25, 10_000)
+    return Pool(venue, address, "raydium_amm_v4", *mints, state, 9)
+
+
+def routed(
+    pools: Sequence[Pool],
+    *quotes: VenueQuote,
+    request: OrderRequest = REQUEST,
+    rules: Rules = Rules(),  # noqa: B008
+    scores: Sequence[VenueScore] = (),
+    max_price_impact_bps: int | None = None,
+) -> RouteDecision:
+    decision = choose(
+        request,
+        None,
+        Market(pools, NOW),
+        quotes,
+        rules,
+        {score.venue: score for score in scores},
+        max_price_impact_bps,
+    )
+    assert isinstance(decision, RouteDecision)
+    return decision
+
+
+def chosen(decision: RouteDecision) -> Route:
+    assert decision.route is not None
+    return decision.route
+
+
+def large(amount_in: int = 200_000_000_000) -> OrderRequest:
+    return replace(REQUEST, amount_in=amount_in)
+
+
+# Two alike, at a price of 150, each deep enough for 1.5 SOL and too shallow for 200.
+ALIKE = [
+    a_pool("one", 10**13, 15 * 10**11),
+    a_pool("other", 10**13, 15 * 10**11, venue="meteora"),
+]
+
+
+def test_a_streamed_venue_is_quoted_by_its_best_pool() -> None:
+    decision = routed([*ALIKE, a_pool("poor", 10**13, 14 * 10**11)])
+
+    meteora, raydium = decision.quotes
+    assert (raydium.venue, raydium.pool, raydium.kind) == ("raydium", "one", "raydium_amm_v4")
+    assert raydium.is_local
+    assert raydium.latency_microseconds == 0
+    assert raydium.slot == 9
+    assert raydium.fee == 3_750_000  # a quarter of a percent of 1.5 SOL
+    assert raydium.price_impact_ppm == 150  # 1.5 of 10,000 SOL
+    assert (meteora.pool, meteora.amount_out) == ("other", raydium.amount_out)
+
+
+def test_what_a_venue_was_asked_for_stands_beside_what_its_stream_tells() -> None:
+    decision = routed(ALIKE, quote("raydium", 10**12), quote("orca", 1))
+
+    told = {(q.venue, q.is_local) for q in decision.quotes}
+    assert told == {
+        ("meteora", True),
+        ("orca", False),
+        ("raydium", False),
+        ("raydium", True),
+    }
+    assert chosen(decision).quoted_amount_out == 10**12
+
+
+def test_a_streamed_venue_without_a_pool_or_without_liquidity_refuses_for_good() -> None:
+    dry = a_pool("dry", 0, 10**12, venue="meteora")
+    far = a_pool("far", 10**12, 10**12, (SOL, RAY))
+    nothing = choose(REQUEST, None, Market([dry, far], NOW), [])
+
+    assert isinstance(nothing, NoOffer)
+    assert (nothing.failure.reason, nothing.permanent) == ("NO_ROUTE", True)
+    refusals = [q.refusal for q in nothing.decision.quotes]
+    assert [r.reason for r in refusals if r] == ["INSUFFICIENT_LIQUIDITY", "NO_POOL"]
+
+
+def test_a_small_order_stays_in_one_pool() -> None:
+    decision = routed(ALIKE, request=large(1_000_000))
+
+    assert len(chosen(decision).legs) == 1
+
+
+def test_a_large_order_is_split_and_told_to_be() -> None:
+    decision = routed(ALIKE, request=large())
+
+    route = chosen(decision)
+    assert decision.venue == "meteora+raydium"
+    assert {leg.pool for leg in route.legs} == {"one", "other"}
+    for leg in route.legs:
+        assert leg.amount_in == pytest.approx(10**11, rel=1e-3)
+    assert decision.why == (
+        "a split of 50.0 % over meteora raydium_amm_v4 and 50.0 % over raydium raydium_amm_v4 "
+        "nets 97.79 bps more than the best single pool, at meteora, "
+        "after 500 lamports for the extra leg"
+    )
+
+
+def test_a_worse_pool_takes_its_part_once_the_better_one_s_price_has_fallen_below_its_own() -> None:
+    # The better one pays 151.5 at first, 148.5 on average, and 145.6 at the end.
+    better = a_pool("better", 10**13, 1515 * 10**9)
+    worse = a_pool("worse", 10**13, 147 * 10**10)
+
+    first, second = chosen(routed([better, worse], request=large())).legs
+
+    assert (first.pool, second.pool) == ("better", "worse")
+    assert 50 < first.amount_in * 10 // second.amount_in < 90
+
+
+def test_what_no_pool_can_fill_alone_is_split() -> None:
+    def short(address: str) -> Pool:
+        state = pool("meteora_damm_v2", 0.15, 10**12, Random(1))
+        # It ends where its price has fallen by 2 %, after some 10^10 lamports.
+        state = replace(state, collect_fee_mode=0, sqrt_min_price=state.sqrt_price * 99 // 100)
+        return Pool("meteora", address, "meteora_damm_v2", SOL, USDC, state, 9)
+
+    decision = routed([short("one"), short("other")], request=large(15 * 10**9))
+
+    assert {leg.pool for leg in chosen(decision).legs} == {"one", "other"}
+    [asked] = decision.quotes
+    assert asked.refusal is not None
+    assert asked.refusal.reason == "INSUFFICIENT_LIQUIDITY"
+    assert decision.why.endswith("was the only way: no single pool was offered for it")
+
+
+def test_no_pool_is_in_two_legs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As if four legs fitted: the best two ways both lead through the first pool.
+    monkeypatch.setattr("engine.search.fits", lambda kinds, tokens: True)
+    pools = [
+        a_pool("first", 10**14, 15 * 10**12, (SOL, USDT)),
+        a_pool("second", 10**11, 10**11, (USDT, USDC)),
+        a_pool("third", 10**11, 10**11, (USDT, USDC)),
+        a_pool("direct", 10**11, 15 * 10**9),
+    ]
+
+    decision = routed(pools, request=large(10**12), rules=Rules(max_legs=4))
+
+    pool_of_leg = [leg.pool for leg in chosen(decision).legs]
+    assert sorted(pool_of_leg) in (["direct", "first", "second"], ["direct", "first", "third"])
+
+
+def test_no_more_legs_are_taken_than_allowed() -> None:
+    pools = [a_pool(f"pool-{at}", 10**12, 15 * 10**10) for at in range(5)]
+
+    def legs(most: int) -> int:
+        return len(chosen(routed(pools, request=large(), rules=Rules(max_legs=most))).legs)
+
+    assert [legs(most) for most in (1, 2, 3, 4)] == [1, 2, 3, 4]
+
+
+def test_a_way_by_another_token_is_found_where_no_venue_has_the_pair() -> None:
+    pools = [
+        a_pool("first", 10**13, 15 * 10**11, (SOL, USDT)),
+        a_pool("second", 10**12, 10**12, (USDT, USDC), venue="meteora"),
+    ]
+
+    decision = routed(pools)
+
+    first, second = chosen(decision).legs
+    assert (first.mint_in, first.mint_out, second.mint_in, second.mint_out) == (
+        *(SOL, USDT),
+        *(USDT, USDC),
+    )
+    assert first.min_amount_out == second.amount_in == first.quoted_amount_out * 9980 // 10_000
+    assert second.min_amount_out == decision.min_amount_out
+    assert [q.refusal and q.refusal.reason for q in decision.quotes] == ["NO_POOL", "NO_POOL"]
+    assert decision.why == (
+        "a route over raydium raydium_amm_v4 then meteora raydium_amm_v4 "
+        "was the only way: no single pool was offered for it"
+    )
+    # 150 ppm of the first pool, and 224 of the second.
+    assert decision.candidates[0].price_impact_ppm == 374
+
+
+def test_by_way_of_a_token_that_is_not_among_the_rules_there_is_none() -> None:
+    pools = [
+        a_pool("first", 10**13, 10**12, (SOL, RAY)),
+        a_pool("second", 10**12, 10**12, (RAY, USDC)),
+    ]
+
+    assert isinstance(choose(REQUEST, None, Market(pools, NOW), []), NoOffer)
+    assert len(chosen(routed(pools, rules=Rules(intermediates=(RAY,)))).legs) == 2
+
+
+def test_a_remote_quote_that_is_better_than_all_pools_together_wins() -> None:
+    split = routed(ALIKE, request=large())
+    better = quote("orca", chosen(split).quoted_amount_out + 10**8)
+
+    decision = routed(ALIKE, better, request=large())
+
+    assert decision.venue == "orca"
+    assert decision.candidates[0].route == chosen(decision)
+
+
+def test_an_order_s_venues_are_all_that_is_used() -> None:
+    request = replace(large(), venues=("raydium", "orca"))
+
+    decision = routed(ALIKE, quote("orca", 1), quote("phoenix", 10**12), request=request)
+
+    assert decision.venue == "raydium"
+    assert [q.venue for q in decision.quotes] == ["orca", "raydium"]
+
+
+def test_the_network_s_fee_is_told_in_the_token_received() -> None:
+    [candidate, *_] = routed(ALIKE, request=large(10**6)).candidates
+
+    # A lamport is 0.15 base units of USDC, less a quarter of a percent and rounded up.
+    assert candidate.network_fee_lamports == network_cost.fee_lamports(["raydium_amm_v4"]) == 5700
+    assert candidate.network_cost == 853
+    selling = OrderRequest(USDC, SOL, 10**9)
+    assert (
+        routed(ALIKE, request=selling, rules=Rules(max_legs=1)).candidates[0].network_cost == 5700
+    )
+
+
+def test_the_fee_is_told_by_way_of_another_token_if_need_be() -> None:
+    pools = [*ALIKE, a_pool("stable", 10**12, 10**12, (USDC, USDT))]
+    selling = OrderRequest(USDC, USDT, 10**9)
+
+    assert routed(pools, request=selling).candidates[0].network_cost == 851
+
+
+def test_a_fee_that_nothing_prices_is_left_out_and_said_to_be() -> None:
+    pools = [
+        a_pool("one", 10**12, 10**12, (USDC, RAY)),
+        a_pool("other", 10**12, 10**12, (USDC, RAY), venue="meteora"),
+    ]
+
+    decision = routed(pools, request=OrderRequest(USDC, RAY, 10**6))
+
+    assert decision.candidates[0].network_cost == 0
+    assert decision.why.endswith(
+        "; network cost is not counted, as no pool tells what a lamport is worth"
+    )
+
+
+def test_a_dear_pool_may_lose_to_a_cheap_one_by_its_network_fee() -> None:
+    # Alike but for two base units more, which the heavier program's fee takes.
+    heavy = replace(quote("heavy", 1_000_002), kind="meteora_dlmm")
+    light = replace(quote("light", 1_000_000), kind="raydium_amm_v4")
+    far = replace(ALIKE[0], mint_a=USDC, mint_b=SOL)
+    request = OrderRequest(RAY, SOL, 10**6)
+
+    decision = routed([far], heavy, light, request=request)
+
+    assert decision.venue == "light"
+    assert decision.why == "heavy nets 54.98 bps less than light after network cost"
+
+
+def test_the_impact_limit_holds_for_single_pools_and_for_the_whole_route() -> None:
+    impacts = [q.price_impact_ppm for q in routed(ALIKE, request=large()).quotes]
+    assert impacts == [19_560, 19_560]
+
+    # Half of it moves each price half as far.
+    assert len(chosen(routed(ALIKE, request=large(), max_price_impact_bps=100)).legs) == 2
+    nothing = choose(large(), None, Market(ALIKE, NOW), [], max_price_impact_bps=98)
+    assert isinstance(nothing, NoOffer)
+    assert nothing.failure.reason == "RISK_LIMIT"
+    assert nothing.failure.message.endswith("meteora 195.60, raydium 195.60, meteora+raydium 98.77")
+
+
+def test_a_venue_s_second_pool_is_quoted_where_the_best_moves_its_price_too_far() -> None:
+    shallow = a_pool("shallow", 10**12, 16 * 10**10)
+    deep = a_pool("deep", 10**14, 15 * 10**12)
+    request = large(10**10)
+
+    assert (
+        chosen(routed([shallow, deep], request=request, rules=Rules(max_legs=1))).legs[0].pool
+        == "shallow"
+    )
+    limited = routed([shallow, deep], request=request, max_price_impact_bps=50)
+    assert limited.quotes[0].pool == "deep"
+
+
+# ── venues' past ──────────────────────────────────────────────────────────────────────────────
+
+
+def past(venue: str, score_ppm: int) -> VenueScore:
+    return VenueScore(venue, 100, 0, 0, 1000, score_ppm)
+
+
+def test_the_past_decides_between_prices_that_are_close() -> None:
+    quotes = quote("orca", 1_000_000), quote("phoenix", 999_500)
+
+    decision = routed([], *quotes, scores=[past("orca", -400), past("phoenix", 200)])
+
+    assert decision.venue == "phoenix"
+    assert [(c.route.venue, c.score_ppm) for c in decision.candidates] == [
+        ("phoenix", 200),
+        ("orca", -400),
+    ]
+    assert decision.why == (
+        "orca offered 5.00 bps more than phoenix, but by their past they count +2.00 and -4.00 bps"
+    )
+    assert [score.venue for score in decision.scores] == ["orca", "phoenix"]
+
+
+def test_a_price_fifteen_basis_points_better_wins_against_the_best_of_pasts() -> None:
+    quotes = quote("orca", 1_000_000), quote("phoenix", 998_500)
+
+    decision = routed([], *quotes, scores=[past("orca", -1000), past("phoenix", 1000)])
+
+    assert decision.venue == "orca"
+    assert decision.why == "phoenix offered 15.00 bps less than orca"
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abcde"), st.integers(997_000, 1_003_000), min_size=1),
+    st.dictionaries(st.sampled_from("abcde"), st.integers(-(10**6), 10**6)),
+)
+def test_no_past_overrides_a_price_that_is_better_by_more_than_ten_basis_points(
+    amounts: dict[str, int], scores: dict[str, int]
+) -> None:
+    quotes = [quote(venue, amount) for venue, amount in amounts.items()]
+
+    decision = routed([], *quotes, scores=[past(*each) for each in scores.items()])
+
+    best = max(amounts.values())
+    assert chosen(decision).quoted_amount_out >= best - best // 1000
+    assert all(-1000 <= candidate.score_ppm <= 1000 for candidate in decision.candidates)
+
+
+# ── any market ────────────────────────────────────────────────────────────────────────────────
+
+seeds = st.integers(0, 2**32)
+sizes = st.integers(0, 2).flatmap(lambda more: st.integers(10**4, 10 ** (10 + 2 * more)))
+spreads = st.sampled_from((0.0005, 0.01))
+several = st.sampled_from(((SOL, USDC), (USDC, SOL), (SOL, RAY), (USDT, SOL), (RAY, USDT)))
+any_venues = st.sampled_from(((), (), ("raydium",), ("meteora",), ("meteora", "orca")))
+in_any_market = settings(max_examples=80, deadline=None)
+
+
+@in_any_market
+@given(seeds, spreads, sizes, several, any_venues, st.integers(1, 3), st.integers(0, 5000))
+def test_a_route_pays_what_it_promises_when_its_legs_are_swapped(
+    seed: int,
+    spread: float,
+    amount: int,
+    mints: tuple[str, str],
+    venues: tuple[str, ...],
+    max_legs: int,
+    slippage_bps: int,
+) -> None:
+    everything = market(Random(seed), spread)
+    request = OrderRequest(*mints, amount, slippage_bps=slippage_bps, venues=venues)
+    rules = Rules(max_legs=max_legs, intermediates=(SOL, USDC, USDT, RAY))
+    decision = choose(request, None, everything, [quote("orca", 1)], rules)
+    assert decision == choose(
+        request, None, market(Random(seed), spread), [quote("orca", 1)], rules
+    )
+    if isinstance(decision, NoOffer):
+        return
+    route, floor = chosen(decision), decision.min_amount_out
+    assert floor is not None
+    assert decision.candidates[0].route == route
+    assert len(decision.candidates) <= 4
+    if decision.venue == "orca":
+        return
+
+    assert len(route.legs) <= max_legs
+    tokens = {leg.mint_in for leg in route.legs} | {leg.mint_out for leg in route.legs}
+    assert network_cost.fits([leg.kind for leg in route.legs], len(tokens))
+    assert len({leg.pool for leg in route.legs}) == len(route.legs)
+    assert {leg.venue for leg in route.legs} <= set(venues or ("raydium", "meteora"))
+    assert sum(leg.amount_in for leg in route.legs if leg.mint_in == mints[0]) == amount
+    last = [leg for leg in route.legs if leg.mint_out == mints[1]]
+    assert sum(leg.quoted_amount_out for leg in last) == route.quoted_amount_out
+    assert sum(leg.min_amount_out for leg in last) >= floor
+    wallet = {mints[0]: amount}
+    for leg in route.legs:
+        swapped_leg(everything, leg, wallet)
+    assert wallet[mints[1]] == route.quoted_amount_out
+    assert min(wallet.values()) >= 0
+
+
+def swapped_leg(everything: Market, leg: Leg, wallet: dict[str, int]) -> None:
+    """Swap it in the pool as it is in the market: no pool is in two legs."""
+    pool = everything.pools[leg.pool]
+    assert {leg.mint_in, leg.mint_out} == pool.pair
+    forward = leg.mint_in == pool.mint_a
+    swap = KINDS[pool.kind].quote_exact_in(pool.state, leg.amount_in, forward, everything.now)
+    assert swap.amount_out == leg.quoted_amount_out >= leg.min_amount_out > 0
+    wallet[leg.mint_in] -= leg.amount_in
+    # What a leg carries to the next one is its floor; the rest counts as nothing.
+    wallet[leg.mint_out] = wallet.get(leg.mint_out, 0) + swap.amount_out
+
+
+@in_any_market
+@given(seeds, spreads, sizes, several)
+def test_nothing_that_was_not_searched_would_have_been_better(
+    seed: int, spread: float, amount: int, mints: tuple[str, str]
+) -> None:
+    everything = market(Random(seed), spread)
+    rules = Rules(intermediates=(SOL, USDC, USDT, RAY))
+    decision = choose(OrderRequest(*mints, amount), None, everything, [], rules)
+    if isinstance(decision, NoOffer):
+        return
+    winner = decision.candidates[0]
+
+    paths = [*map(direct, everything.offers(*mints)), *hops(everything, *mints, rules, (), -1)]
+    paths.sort(key=lambda path: -path.amount_out(amount))
+    paths = paths[:12]
+
+    def cost(indexes: Sequence[int]) -> int | None:
+        kinds = [kind for index in indexes for kind in paths[index].kinds]
+        pools = [address for index in indexes for address in paths[index].addresses]
+        if len(kinds) > 3 or len(set(pools)) < len(pools) or not network_cost.fits(kinds):
+            return None
+        return costs(winner, kinds)
+
+    best = best_split([path.amount_out for path in paths], amount, 3, cost)
+    assert best is not None
+    # Rounding, and what a leg more must gain.
+    allowance = 3 + best.amount_out * 2 * rules.least_gain_ppm // 1_000_000
+    assert winner.net_amount_out >= best.net - allowance
+
+
+def costs(winner: Candidate, kinds: Sequence[str]) -> int:
+    """What another way costs, by what the winner does."""
+    lamports = network_cost.fee_lamports(list(kinds))
+    return -(-winner.network_cost * lamports // winner.network_fee_lamports)

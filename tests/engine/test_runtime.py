@@ -48,8 +48,8 @@ VENUES = "VENUES: is not set. Expected: raydium=HOST:PORT,meteora=HOST:PORT."
 @pytest.mark.parametrize(
     ("program", "name", "missing"),
     [
-        ("gateway", "gateway", [NATS, DSN, VENUES]),
-        ("router_svc", "router", [NATS, DSN, VENUES]),
+        ("gateway", "gateway", [NATS, VENUES, DSN]),
+        ("router_svc", "router", [NATS, VENUES, DSN]),
         (
             "executor_svc",
             "executor",

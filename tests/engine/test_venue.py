@@ -19,7 +19,7 @@ from engine.order import OrderRequest
 from engine.rpc import serving
 from engine.v1 import venue_pb2 as pb
 from engine.v1 import venue_pb2_grpc
-from engine.venue import Venue, gather_quotes, open_venues
+from engine.venue import BuiltSwap, Venue, gather_quotes, open_venues
 from oee.ports import free_ports
 from tests.builders import SOL, USDC
 
@@ -54,7 +54,16 @@ def fair(query: pb.QuoteQuery) -> pb.QuoteResult:
 def fair_instructions(swap: pb.SwapOrder) -> pb.BuildSwapResult:
     accounts = [pb.AccountMeta(address=WALLET, signer=True, writable=True)]
     instruction = pb.Instruction(program=swap.pool, accounts=accounts, data=b"swap")
-    return pb.BuildSwapResult(swap=pb.SwapInstructions(instructions=[instruction]))
+    return pb.BuildSwapResult(
+        swap=pb.SwapInstructions(
+            instructions=[instruction],
+            kind="raydium_amm_v4",
+            arrays=[60, -1],
+            market=POOL,
+            config=3,
+            one_for_zero=True,
+        )
+    )
 
 
 class ScriptedVenue(venue_pb2_grpc.VenueServiceServicer):
@@ -357,27 +366,47 @@ async def test_a_refusal_of_one_query_of_a_batch_is_nobody_else_s(
 async def test_instructions_come_back_as_the_venue_built_them(venue: Venue) -> None:
     wallet = AccountMeta(Pubkey.from_string(WALLET), True, True)
 
-    assert await venue.build(SWAP) == [Instruction(Pubkey.from_string(POOL), b"swap", [wallet])]
+    assert await venue.build(SWAP) == BuiltSwap(
+        instructions=(Instruction(Pubkey.from_string(POOL), b"swap", [wallet]),),
+        kind="raydium_amm_v4",
+        arrays=(60, -1),
+        market=Pubkey.from_string(POOL),
+        config=3,
+        zero_for_one=False,
+    )
 
 
 @pytest.mark.parametrize(
-    "instruction",
+    "swap",
     [
-        pb.Instruction(program="no address"),
-        pb.Instruction(program=POOL, accounts=[pb.AccountMeta(address="0OIl")]),
-        pb.Instruction(),
+        pb.SwapInstructions(instructions=[pb.Instruction(program="no address")]),
+        pb.SwapInstructions(
+            instructions=[pb.Instruction(program=POOL, accounts=[pb.AccountMeta(address="0OIl")])]
+        ),
+        pb.SwapInstructions(instructions=[pb.Instruction()]),
+        pb.SwapInstructions(market="no address"),
     ],
 )
 async def test_malformed_addresses_are_not_signed(
-    venue: Venue, script: ScriptedVenue, instruction: pb.Instruction
+    venue: Venue, script: ScriptedVenue, swap: pb.SwapInstructions
 ) -> None:
-    swap = pb.SwapInstructions(instructions=[instruction])
     script.building = building(pb.BuildSwapResult(swap=swap))
 
     with pytest.raises(Refused, match="malformed addresses") as refused:
         await venue.build(SWAP)
 
     assert (refused.value.reason, refused.value.permanent) == ("VENUE_ANSWER_INVALID", False)
+
+
+async def test_a_swap_that_names_more_arrays_than_fit_is_not_signed(
+    venue: Venue, script: ScriptedVenue
+) -> None:
+    script.building = building(pb.BuildSwapResult(swap=pb.SwapInstructions(arrays=range(9))))
+
+    with pytest.raises(Refused, match="named 9 arrays for one swap; 8 is most") as refused:
+        await venue.build(SWAP)
+
+    assert refused.value.reason == "VENUE_ANSWER_INVALID"
 
 
 async def test_the_wrong_number_of_swaps_is_not_signed(venue: Venue, script: ScriptedVenue) -> None:
@@ -417,7 +446,7 @@ async def test_a_late_venue_holds_nobody_up_beyond_the_deadline_and_is_on_record
         # The only deadline is the one that is passed on.
         asyncio.timeout(PATIENCE_SECONDS),
     ):
-        quotes = {q.venue: q for q in await gather_quotes(venues, REQUEST, "order", 0.5)}
+        quotes = {q.venue: q for q in await gather_quotes(venues, [*venues], REQUEST, "order", 0.5)}
 
     assert quotes["raydium"].refusal is None
     assert quotes["raydium"].amount_out == 3_000_000_000
@@ -429,17 +458,18 @@ async def test_a_late_venue_holds_nobody_up_beyond_the_deadline_and_is_on_record
 
 
 async def test_every_fact_of_a_quote_is_on_record(venue: Venue) -> None:
-    [quote] = await gather_quotes({"raydium": venue}, REQUEST, "order", PATIENCE_SECONDS)
+    [quote] = await gather_quotes(
+        {"raydium": venue}, ["raydium"], REQUEST, "order", PATIENCE_SECONDS
+    )
 
     assert (quote.venue, quote.pool) == ("raydium", POOL)
     assert (quote.amount_out, quote.fee) == (3_000_000_000, 7)
     assert (quote.price_impact_ppm, quote.slot, quote.refusal) == (11, 13, None)
 
 
-async def test_only_the_venues_that_the_client_allows_are_asked(
+async def test_only_the_venues_that_are_named_are_asked(
     venue: Venue, script: ScriptedVenue
 ) -> None:
-    request = OrderRequest(SOL, USDC, 5, venues=("meteora",))
     other = ScriptedVenue()
     add = partial(venue_pb2_grpc.add_VenueServiceServicer_to_server, other)
     async with (
@@ -447,7 +477,7 @@ async def test_only_the_venues_that_the_client_allows_are_asked(
         open_venues({"meteora": f"127.0.0.1:{server.port}"}) as venues,
     ):
         [quote] = await gather_quotes(
-            {"raydium": venue, **venues}, request, "order", PATIENCE_SECONDS
+            {"raydium": venue, **venues}, ["meteora"], REQUEST, "order", PATIENCE_SECONDS
         )
 
     assert quote.venue == "meteora"
@@ -455,9 +485,9 @@ async def test_only_the_venues_that_the_client_allows_are_asked(
 
 
 async def test_a_venue_that_is_not_configured_is_a_permanent_refusal(venue: Venue) -> None:
-    request = OrderRequest(SOL, USDC, 5, venues=("orca", "raydium"))
-
-    orca, raydium = await gather_quotes({"raydium": venue}, request, "order", PATIENCE_SECONDS)
+    orca, raydium = await gather_quotes(
+        {"raydium": venue}, ["orca", "raydium"], REQUEST, "order", PATIENCE_SECONDS
+    )
 
     assert orca.refusal is not None
     assert (orca.refusal.reason, orca.permanent) == ("VENUE_UNKNOWN", True)
@@ -470,7 +500,7 @@ async def test_whatever_venues_do_every_one_is_on_record(
     script.quoting = refusing(grpc.StatusCode.RESOURCE_EXHAUSTED)
     [nobody] = free_ports(1)
     async with open_venues({"raydium": address, "meteora": f"127.0.0.1:{nobody}"}) as venues:
-        quotes = await gather_quotes(venues, REQUEST, "order", PATIENCE_SECONDS)
+        quotes = await gather_quotes(venues, [*venues], REQUEST, "order", PATIENCE_SECONDS)
 
     reasons = {quote.venue: quote.refusal and quote.refusal.reason for quote in quotes}
     assert reasons == {"raydium": "RATE_LIMITED", "meteora": "VENUE_UNAVAILABLE"}
@@ -481,10 +511,16 @@ async def test_a_venue_that_too_much_waits_for_is_on_record_too() -> None:
         async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
             raise Overloaded("too much is waiting")
 
-        async def build(self, swap: pb.SwapOrder) -> list[Instruction]:
+        async def build(self, swap: pb.SwapOrder) -> BuiltSwap:
             raise Overloaded("too much is waiting")
 
-    [quote] = await gather_quotes({"raydium": Busy()}, REQUEST, "order", PATIENCE_SECONDS)
+        async def pools(self) -> AsyncIterator[pb.WatchPoolsResponse]:
+            raise Overloaded("too much is waiting")
+            yield
+
+    [quote] = await gather_quotes(
+        {"raydium": Busy()}, ["raydium"], REQUEST, "order", PATIENCE_SECONDS
+    )
 
     assert quote.refusal is not None
     assert (quote.refusal.reason, quote.permanent) == ("OVERLOADED", False)

@@ -14,13 +14,15 @@ from solders.keypair import Keypair
 from solders.system_program import TransferParams, transfer
 
 from engine.accounts import Accounts
-from engine.attempt import Resolution
+from engine.attempt import Leftover, Resolution
 from engine.bus import Bus
 from engine.chain import Blockhash, Commitment, TransactionReading
 from engine.errors import Refused, StaleOrder
+from engine.instructions.swap import VENUE_OF_KIND
 from engine.lifecycle import EventType, Status
 from engine.order import Order
 from engine.relay import Relay
+from engine.route import Leg, Route, RouteDecision
 from engine.store import Store
 from engine.trading import TradingState, TradingSwitch
 from executor_svc import blockhash
@@ -28,11 +30,31 @@ from executor_svc.blockhash import RecentBlockhash
 from executor_svc.executor import Executor
 from executor_svc.settlement import Settlement
 from router_svc.router import Router
-from tests import builders
+from tests import builders, swaps
 from tests.engine.test_store import execute, facts, read
-from tests.fakes import FakeChain, FakeVenue
+from tests.fakes import FakeChain, FakeVenue, asking
 
 WALLET = Keypair.from_seed(bytes([3] * 32))
+
+
+FLOOR = 200_000_000
+
+
+def leg(kind: str, mints: str, amount_in: int, floor: int) -> Leg:
+    """A leg in a pool of this kind; mints as "SOL USDC"."""
+    mint_in, mint_out = (getattr(builders, symbol) for symbol in mints.split())
+    pool = str(swaps.pool_of(kind)[0])
+    return Leg(VENUE_OF_KIND[kind], pool, kind, mint_in, mint_out, amount_in, floor + 9, floor)
+
+
+SPLIT = (
+    leg("raydium_cpmm", "SOL USDC", 900_000_000, 130_000_000),
+    leg("meteora_damm_v2", "SOL USDC", 600_000_000, 70_000_000),
+)
+TWO_HOPS = (
+    leg("raydium_cpmm", "SOL RAY", 1_500_000_000, 80_000_000),
+    leg("meteora_damm_v2", "RAY USDC", 80_000_000, FLOOR),
+)
 
 
 class Desk:
@@ -42,6 +64,7 @@ class Desk:
         self.store = store
         self.chain = FakeChain()
         self.venue = FakeVenue("raydium")
+        self.other = FakeVenue("meteora", kind="meteora_damm_v2")
         self.again()
 
     def again(self) -> None:
@@ -49,9 +72,12 @@ class Desk:
         venues = {"raydium": self.venue}
         self.switch, self.accounts = TradingSwitch(self.store), Accounts(self.store)
         self.router = Router(
-            self.store, relay, venues, self.switch, self.accounts, quote_timeout_seconds=2
+            self.store, relay, asking(self.store, venues), self.switch, self.accounts
         )
-        self.executor = Executor(self.store, relay, venues, self.chain, WALLET, self.switch)
+        builders_of_swaps = {"raydium": self.venue, "meteora": self.other}
+        self.executor = Executor(
+            self.store, relay, builders_of_swaps, self.chain, WALLET, self.switch
+        )
         self.settlement = Settlement(self.store, relay, self.chain, self.executor)
         self.relay = relay
 
@@ -59,6 +85,14 @@ class Desk:
         order = (await self.store.add(builders.new_order(**request))).order
         await self.router.route(order.order_id)
         return await read(self.store, order)
+
+    async def along(self, *legs: Leg) -> Order:
+        """An order whose route is these legs."""
+        order = (await self.store.add(builders.new_order())).order
+        quoted = sum(leg.quoted_amount_out for leg in legs if leg.mint_out == builders.USDC)
+        decision = RouteDecision((), "for the test", Route(legs, quoted), FLOOR)
+        order = await self.relay.commit(order.start_routing())
+        return await self.relay.commit(order.choose_route(decision))
 
     async def submitted(self, **request: Any) -> Order:
         order = await self.routed(**request)
@@ -101,6 +135,91 @@ async def test_a_routed_order_is_signed_sent_confirmed_and_settled(desk: Desk) -
     order = await desk.settled(order)
     assert order.settled
     assert order.attempts[0].resolution is Resolution.LANDED
+
+
+@pytest.mark.parametrize(
+    ("legs", "left"), [(SPLIT, ()), (TWO_HOPS, (builders.RAY,))], ids=["split", "two hops"]
+)
+async def test_a_route_of_several_swaps_is_one_transaction_and_one_fill(
+    desk: Desk, legs: tuple[Leg, ...], left: tuple[str, ...]
+) -> None:
+    order = await desk.along(*legs)
+    await desk.executor.execute(order.order_id)
+    desk.chain.advance(4)
+    await desk.settlement.settle_landed([await read(desk.store, order)])
+
+    order = await read(desk.store, order)
+    assert (order.status, order.settled, len(desk.chain.sent)) == (Status.CONFIRMED, True, 1)
+    [attempt] = order.attempts
+    assert (attempt.legs, attempt.min_amount_out) == (legs, FLOOR)
+    [landed] = desk.chain.landed.values()
+    assert [swap.min_amount_out for swap in landed.swaps] == [leg.min_amount_out for leg in legs]
+    # Every swap yielded its floor and the slot's number.
+    to_usdc = sum(leg.mint_out == builders.USDC for leg in legs)
+    [confirmed] = [
+        event.detail.fill
+        for event in await desk.store.events([(order.order_id, 0)], 100)
+        if event.type is EventType.SWAP_CONFIRMED
+    ]
+    assert confirmed is not None
+    assert confirmed.amount_in == order.request.amount_in
+    assert confirmed.amount_out == FLOOR + to_usdc * landed.slot
+    assert confirmed.leftovers == tuple(Leftover(mint, landed.slot) for mint in left)
+
+
+async def test_one_venue_that_does_not_build_is_enough_to_sign_nothing(desk: Desk) -> None:
+    order = await desk.along(*SPLIT)
+    desk.other.refusal = Refused("VENUE_UNAVAILABLE", "meteora is not available")
+
+    await desk.executor.execute(order.order_id)
+
+    order = await read(desk.store, order)
+    assert (order.status, order.retries, order.attempts) == (Status.ROUTING, 1, ())
+    assert order.failure is not None
+    assert order.failure.message == "meteora is not available"
+
+
+@pytest.mark.parametrize(
+    ("legs", "reason"),
+    [
+        ((SPLIT[0], replace(SPLIT[1], min_amount_out=69_999_999)), "ROUTE_REFUSED"),
+        ((SPLIT[0], replace(SPLIT[1], amount_in=600_000_001)), "ROUTE_REFUSED"),
+        ((TWO_HOPS[0], replace(TWO_HOPS[1], amount_in=80_000_001)), "ROUTE_REFUSED"),
+        ((SPLIT[0], replace(SPLIT[1], kind="raydium_cpmm")), "VENUE_ANSWER_INVALID"),
+        ((SPLIT[0], replace(SPLIT[1], kind="meteora_dlmm")), "INSTRUCTIONS_REFUSED"),
+        ((*SPLIT[:1] * 3,), "ROUTE_REFUSED"),
+    ],
+    ids=[
+        "a floor too low",
+        "too much in",
+        "a middle token not sure to be there",
+        "a kind that is another venue's",
+        "a kind that is not the pool's",
+        "one leg thrice",
+    ],
+)
+async def test_legs_that_do_not_keep_what_was_agreed_are_never_signed(
+    desk: Desk, legs: tuple[Leg, ...], reason: str
+) -> None:
+    order = await desk.along(*legs)
+
+    await desk.executor.execute(order.order_id)
+
+    order = await read(desk.store, order)
+    assert (order.status, order.attempts, desk.chain.sent) == (Status.ROUTING, (), [])
+    assert order.failure is not None
+    assert order.failure.reason == reason
+
+
+async def test_a_venue_that_is_not_configured_ends_the_order(desk: Desk) -> None:
+    order = await desk.along(SPLIT[0], replace(SPLIT[1], venue="orca"))
+
+    await desk.executor.execute(order.order_id)
+
+    order = await read(desk.store, order)
+    assert order.status is Status.FAILED
+    assert order.failure is not None
+    assert order.failure.reason == "VENUE_UNKNOWN"
 
 
 async def test_the_signature_is_on_record_before_the_first_byte_leaves(desk: Desk) -> None:

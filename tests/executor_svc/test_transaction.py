@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from solders.compute_budget import set_compute_unit_price
@@ -17,32 +19,41 @@ from solders.transaction import VersionedTransaction
 
 from engine import programs
 from engine.errors import Refused
-from engine.programs import SwapTerms
+from engine.instructions.swap import swap_instruction
+from engine.instructions.terms import SwapTerms
 from executor_svc import transaction
-from tests import builders
+from tests import builders, swaps
+from tests.swaps import WALLET, terms
 
-WALLET = Keypair.from_seed(bytes(range(32)))
 STRANGER = Keypair.from_seed(bytes(32)).pubkey()
 BLOCKHASH = str(Hash.new_unique())
 MEMO = "oee:order:1:hash"
 
+# A split of one swap, and one through a third token.
+SPLIT = [terms("raydium_cpmm", 600, 590), terms("meteora_dlmm", 400, 390)]
+TWO_HOPS = [
+    SwapTerms(swaps.parties("raydium_amm_v4", 21, builders.SOL, builders.RAY), 1000, 50),
+    SwapTerms(swaps.parties("meteora_damm_v2", 22, builders.RAY, builders.USDC), 50, 990),
+]
+AGREED = {
+    **{kind: [terms(kind)] for kind in swaps.KINDS},
+    "split": SPLIT,
+    "two hops": TWO_HOPS,
+}
+agreements = pytest.mark.parametrize("agreed", AGREED.values(), ids=AGREED)
 
-def terms(venue: str = "raydium", amount_in: int = 1000, floor: int = 990) -> SwapTerms:
-    return SwapTerms(
-        venue=venue,
-        pool=Keypair.from_seed(bytes([7] * 32)).pubkey(),
-        mint_in=Pubkey.from_string(builders.SOL),
-        mint_out=Pubkey.from_string(builders.USDC),
-        wallet=WALLET.pubkey(),
-        amount_in=amount_in,
-        min_amount_out=floor,
-    )
+
+def built(agreed: Sequence[SwapTerms]) -> list[Instruction]:
+    return [swap_instruction(each) for each in agreed]
 
 
-@pytest.mark.parametrize("venue", ["raydium", "meteora"])
-def test_the_agreed_swap_is_signed_by_the_wallet_alone(venue: str) -> None:
-    agreed = terms(venue)
-    message = transaction.compose(agreed, programs.swap_instructions(agreed), MEMO, BLOCKHASH)
+def composed(agreed: Sequence[SwapTerms], memo: str = MEMO) -> MessageV0:
+    return transaction.compose(agreed, built(agreed), memo, BLOCKHASH)
+
+
+@agreements
+def test_the_agreed_swaps_are_signed_by_the_wallet_alone(agreed: list[SwapTerms]) -> None:
+    message = composed(agreed)
 
     signature, signed = transaction.sign(message, WALLET)
 
@@ -50,6 +61,18 @@ def test_the_agreed_swap_is_signed_by_the_wallet_alone(venue: str) -> None:
     assert read.verify_with_results() == [True]
     assert str(read.signatures[0]) == signature
     assert transaction.sign(message, WALLET) == (signature, signed)
+
+
+@agreements
+def test_the_swaps_are_called_in_their_order_between_compute_budget_and_memo(
+    agreed: list[SwapTerms],
+) -> None:
+    message = composed(agreed)
+
+    called = [message.account_keys[each.program_id_index] for each in message.instructions]
+    swaps_called = [each.program_id for each in built(agreed)]
+    budget = programs.COMPUTE_BUDGET_PROGRAM
+    assert called == [budget, budget, *swaps_called, programs.MEMO_PROGRAM]
 
 
 def drained(swap: list[Instruction]) -> list[Instruction]:
@@ -66,20 +89,20 @@ def with_another_memo(swap: list[Instruction]) -> list[Instruction]:
 
 
 def with_another_signer(swap: list[Instruction]) -> list[Instruction]:
-    [first] = swap
+    *others, last = swap
     meta = AccountMeta(STRANGER, is_signer=True, is_writable=False)
-    return [Instruction(first.program_id, first.data, [*first.accounts, meta])]
+    return [*others, Instruction(last.program_id, last.data, [*last.accounts, meta])]
 
 
 def into_another_account(swap: list[Instruction]) -> list[Instruction]:
-    [first] = swap
+    *others, last = swap
     stolen = programs.token_account(STRANGER, Pubkey.from_string(builders.USDC))
     own = programs.token_account(WALLET.pubkey(), Pubkey.from_string(builders.USDC))
     metas = [
         AccountMeta(stolen if a.pubkey == own else a.pubkey, a.is_signer, a.is_writable)
-        for a in first.accounts
+        for a in last.accounts
     ]
-    return [Instruction(first.program_id, first.data, metas)]
+    return [*others, Instruction(last.program_id, last.data, metas)]
 
 
 def with_memo_writing_an_account(swap: list[Instruction]) -> list[Instruction]:
@@ -99,37 +122,74 @@ def nothing(swap: list[Instruction]) -> list[Instruction]:
     return []
 
 
-@pytest.mark.parametrize("venue", ["raydium", "meteora"])
+def in_another_order(swap: list[Instruction]) -> list[Instruction]:
+    first, *others = swap
+    return [*others, programs.memo(MEMO), first]
+
+
+def not_all(swap: list[Instruction]) -> list[Instruction]:
+    return swap[1:]
+
+
+def one_in_place_of_another(swap: list[Instruction]) -> list[Instruction]:
+    return [*swap[:-1], swap_instruction(replace(TWO_HOPS[0], min_amount_out=0))]
+
+
+def with_an_account_too_many(swap: list[Instruction]) -> list[Instruction]:
+    *others, last = swap
+    meta = AccountMeta(STRANGER, is_signer=False, is_writable=False)
+    return [*others, Instruction(last.program_id, last.data, [*last.accounts, meta])]
+
+
+@agreements
 @pytest.mark.parametrize(
-    "garble",
+    ("garble", "words"),
     [
-        drained,
-        twice,
-        with_another_memo,
-        with_another_signer,
-        into_another_account,
-        with_memo_writing_an_account,
-        with_another_program,
-        with_a_dearer_budget,
-        nothing,
+        (drained, "programs that were not agreed: 1111"),
+        (twice, "another swap than the one agreed, or none, or several"),
+        (with_another_memo, "its memo is not the attempt's"),
+        (with_another_signer, "signers other than the wallet"),
+        (into_another_account, "another swap than agreed: account . is"),
+        (with_memo_writing_an_account, "may write accounts that were not agreed"),
+        (with_another_program, f"programs that were not agreed: {STRANGER}"),
+        (with_a_dearer_budget, "compute budget is not the one agreed"),
+        (in_another_order, "not signed: it"),
+        (with_an_account_too_many, "accounts, not"),
+        (one_in_place_of_another, "another swap than"),
+        (not_all, "another swap than the one agreed, or none, or several"),
+        (nothing, "another swap than the one agreed, or none, or several"),
     ],
 )
-def test_anything_beside_the_agreed_swap_is_refused(
-    venue: str, garble: Callable[[list[Instruction]], list[Instruction]]
+def test_anything_beside_the_agreed_swaps_is_refused_and_told(
+    agreed: list[SwapTerms],
+    garble: Callable[[list[Instruction]], list[Instruction]],
+    words: str,
 ) -> None:
-    agreed = terms(venue)
-    honest = programs.swap_instructions(agreed)
     # Having agreed to it before is no reason to look less closely.
-    transaction.compose(agreed, honest, MEMO, BLOCKHASH)
-    instructions = garble(honest)
+    composed(agreed)
+    instructions = garble(built(agreed))
 
-    with pytest.raises(Refused, match="not signed"):
+    with pytest.raises(Refused, match="not signed") as refused:
         transaction.compose(agreed, instructions, MEMO, BLOCKHASH)
+
+    assert refused.value.reason == "INSTRUCTIONS_REFUSED"
+    assert re.search(words, str(refused.value))
+
+
+def test_a_wallet_said_to_be_writable_changes_nothing_as_it_pays_the_fee() -> None:
+    [swap] = built([terms()])
+    wallet = AccountMeta(WALLET.pubkey(), is_signer=True, is_writable=True)
+    accounts = [wallet if a.pubkey == WALLET.pubkey() else a for a in swap.accounts]
+
+    message = transaction.compose(
+        [terms()], [Instruction(swap.program_id, swap.data, accounts)], MEMO, BLOCKHASH
+    )
+
+    assert message == composed([terms()])
 
 
 def test_an_account_that_nothing_names_but_anything_may_write_is_refused() -> None:
-    agreed = terms()
-    message = transaction.compose(agreed, programs.swap_instructions(agreed), MEMO, BLOCKHASH)
+    message = composed([terms()])
     keys = list(message.account_keys)
     at = len(keys) - message.header.num_readonly_unsigned_accounts
     keys.insert(at, Keypair.from_seed(bytes([77] * 32)).pubkey())
@@ -150,47 +210,71 @@ def test_an_account_that_nothing_names_but_anything_may_write_is_refused() -> No
         [],
     )
     with pytest.raises(Refused, match="may write accounts that were not agreed"):
-        transaction.check(widened, agreed, MEMO)
+        transaction.check(widened, [terms()], MEMO)
 
 
 @pytest.mark.parametrize(
-    "built",
+    ("other", "words"),
     [
-        terms(amount_in=1001),
-        terms(floor=989),
-        terms(floor=991),
-        terms("meteora"),
-        SwapTerms(
-            "raydium",
-            terms().pool,
-            terms().mint_out,
-            terms().mint_in,
-            terms().wallet,
-            1000,
-            990,
+        (terms(amount_in=1001), "leg 1 is another swap than agreed: it pays 1001, not 1000"),
+        (terms(floor=989), "its floor is 989, not 990"),
+        (terms(floor=991), "its floor is 991, not 990"),
+        (terms("meteora_dlmm"), "another swap than the one agreed"),
+        (SwapTerms(swaps.parties(number=8), 1000, 990), "account 3 is"),
+        (
+            SwapTerms(swaps.parties(mint_in=builders.USDC, mint_out=builders.SOL), 1000, 990),
+            "account 4 is",
         ),
+        (SwapTerms(swaps.parties()._replace(config=1), 1000, 990), "account 2 is"),
     ],
-    ids=["more in", "lower floor", "higher floor", "another program", "the other way round"],
+    ids=["more in", "lower floor", "higher floor", "program", "pool", "way round", "fee tier"],
 )
-def test_another_swap_than_agreed_is_refused(built: SwapTerms) -> None:
-    with pytest.raises(Refused, match="another swap"):
-        transaction.compose(terms(), programs.swap_instructions(built), MEMO, BLOCKHASH)
+def test_another_swap_than_agreed_is_refused(other: SwapTerms, words: str) -> None:
+    with pytest.raises(Refused, match=words):
+        transaction.compose([terms()], built([other]), MEMO, BLOCKHASH)
 
 
-@pytest.mark.parametrize("venue", ["raydium", "meteora"])
-def test_no_byte_that_matters_can_be_changed_after_it_was_agreed(venue: str) -> None:
-    agreed = terms(venue)
-    message = transaction.compose(agreed, programs.swap_instructions(agreed), MEMO, BLOCKHASH)
+def test_a_lower_floor_of_the_second_leg_is_told_too() -> None:
+    lower = [SPLIT[0], replace(SPLIT[1], min_amount_out=1)]
+
+    with pytest.raises(Refused, match="leg 2 is another swap than agreed: its floor is 1, not 390"):
+        transaction.compose(SPLIT, built(lower), MEMO, BLOCKHASH)
+
+
+@pytest.mark.parametrize(
+    "hint", [{"market": None}, {"market": swaps.address(8)}], ids=["no market", "another market"]
+)
+def test_a_pool_that_does_not_follow_from_the_market_is_not_signed(
+    hint: dict[str, object],
+) -> None:
+    agreed = terms("raydium_amm_v4")
+    told = replace(agreed, parties=agreed.parties._replace(**hint))  # type: ignore[arg-type]
+
+    with pytest.raises(Refused, match=r"not signed: the pool .* is not that of the market"):
+        transaction.compose([told], built([agreed]), MEMO, BLOCKHASH)
+
+
+def test_swaps_that_do_not_fit_into_one_transaction_are_refused_with_their_size() -> None:
+    arrays = tuple(range(8))
+    too_many = [
+        SwapTerms(swaps.parties("raydium_clmm", number)._replace(arrays=arrays), 10, 9)
+        for number in (31, 32)
+    ]
+
+    with pytest.raises(Refused, match=r"take 1\d\d\d bytes together, .* at most 1232") as refused:
+        composed(too_many)
+
+    assert (refused.value.reason, refused.value.permanent) == ("TRANSACTION_TOO_LARGE", False)
+
+
+@agreements
+def test_no_byte_but_the_blockhash_can_be_changed_after_it_was_agreed(
+    agreed: list[SwapTerms],
+) -> None:
+    message = composed(agreed)
     raw = to_bytes_versioned(message)
-    # How many of the accounts are read only, then the keys; the chain's own word is the blockhash.
-    keys = range(5, 5 + 32 * len(message.account_keys))
-    blockhash = range(keys.stop, keys.stop + 32)
-    free = {2, 3, *blockhash}
-    if venue == "raydium":
-        # The program itself looks after the fee tier, which it only reads.
-        tier = message.account_keys.index(programs.CPMM_CONFIG)
-        swap = bytes(message.instructions[2].accounts)
-        free |= {*keys[32 * tier : 32 * (tier + 1)], raw.index(swap) + swap.index(tier)}
+    # The header and how many keys, then the keys; the chain's own word is the blockhash.
+    blockhash = set(range(5 + 32 * len(message.account_keys), 37 + 32 * len(message.account_keys)))
 
     agreeable = set()
     for position in range(len(raw)):
@@ -200,8 +284,7 @@ def test_no_byte_that_matters_can_be_changed_after_it_was_agreed(venue: str) -> 
             transaction.check(_message(bytes(changed)), agreed, MEMO)
             agreeable.add(position)
 
-    assert agreeable <= free
-    assert agreeable >= {*blockhash}
+    assert agreeable == blockhash
 
 
 def _message(raw: bytes) -> MessageV0:
@@ -227,12 +310,7 @@ def test_attempts_of_one_order_never_share_a_signature() -> None:
     order = builders.new_order()
     signatures = {
         transaction.sign(
-            transaction.compose(
-                terms(),
-                programs.swap_instructions(terms()),
-                transaction.memo_text(order, number),
-                BLOCKHASH,
-            ),
+            composed([terms()], transaction.memo_text(order, number)),
             WALLET,
         )[0]
         for number in (1, 2, 3, 4)

@@ -19,7 +19,7 @@ from engine.trading import TradingSwitch
 from router_svc.router import Router
 from tests import builders
 from tests.engine.test_store import execute, read
-from tests.fakes import FakeVenue
+from tests.fakes import FakeVenue, asking
 
 AWAY = Refused("VENUE_UNAVAILABLE", "raydium is not available (UNAVAILABLE)")
 NO_POOL = Refused("NO_POOL", "raydium has no pool for this pair", permanent=True)
@@ -33,7 +33,7 @@ def venues() -> dict[str, FakeVenue]:
 @pytest.fixture
 def router(store: Store, venues: dict[str, FakeVenue]) -> Router:
     switch, accounts = TradingSwitch(store), Accounts(store)
-    return Router(store, Relay(store, Bus()), venues, switch, accounts, quote_timeout_seconds=2)
+    return Router(store, Relay(store, Bus()), asking(store, venues), switch, accounts)
 
 
 async def routed(store: Store, router: Router, **request: Any) -> Order:
@@ -196,7 +196,7 @@ async def test_an_order_whose_account_takes_no_such_price_impact_is_tried_again_
     accounts = Accounts(store)
     await accounts.set("default", AccountLimits(max_price_impact_bps=50))
     switch = TradingSwitch(store)
-    router = Router(store, Relay(store, Bus()), venues, switch, accounts, quote_timeout_seconds=2)
+    router = Router(store, Relay(store, Bus()), asking(store, venues), switch, accounts)
     for venue in venues.values():
         venue.price_impact_ppm = 5_001
     order = await routed(store, router)

@@ -51,6 +51,7 @@ FAST = {
     "CHAIN_DELAY_MILLISECONDS": "0",
     "EXECUTION_SLIPPAGE_BPS": "10-20",
     "DRIFT_PPM": "0",
+    "TRADES_A_SLOT": "0",
 }
 
 
@@ -198,10 +199,12 @@ async def running_engine(
             for name, port in (("raydium", ports.raydium), ("meteora", ports.meteora))
         }
         addresses = {"VENUES": ",".join(f"{name}={g.address}" for name, g in venues.items())}
+        # The gates hold quotes that are asked for; what streams do has tests of its own.
+        asking = addresses | {"QUOTE_LOCALLY": "false"}
         settings = {
             "dex_sim": FAST,
-            "gateway": addresses | {"ORDERS_PER_MINUTE": "0"},
-            "router": addresses,
+            "gateway": asking | {"ORDERS_PER_MINUTE": "0"},
+            "router": asking,
             "executor": addresses | {"CHAIN_ADDRESS": chain.address},
         }
         said: list[tuple[str, str]] = []

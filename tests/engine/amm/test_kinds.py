@@ -116,6 +116,21 @@ def test_the_price_never_beats_the_spot(
 @each_kind
 @examples
 @given(data=st.data(), amount=amounts, forward=directions)
+def test_no_amount_is_paid_better_than_the_margin_promises(
+    kind: str, data: st.DataObject, amount: int, forward: bool
+) -> None:
+    pool = data.draw(POOLS[kind])
+    swap = outcome(KINDS[kind].quote_exact_in, pool, amount, forward, NOW)
+    assume(isinstance(swap, Swap))
+
+    spot, (numerator, denominator) = KINDS[kind].margin(pool, forward, NOW)
+    assert spot == swap.spot
+    assert swap.amount_out * denominator <= amount * numerator
+
+
+@each_kind
+@examples
+@given(data=st.data(), amount=amounts, forward=directions)
 def test_exact_out_pays_exactly_and_inverts_exact_in(
     kind: str, data: st.DataObject, amount: int, forward: bool
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ class Mistake:
         )
 
 
+class KeptBack(Exception):
+    """Raised by what is wrong with a stream: this message is not passed on."""
+
+
 class Relay(grpc.GenericRpcHandler):
     """Answers as the service behind a channel does, but for what is wrong."""
 
@@ -104,9 +108,10 @@ class Relay(grpc.GenericRpcHandler):
         async def stream(request: Message, context: Any) -> AsyncIterator[Message]:
             call: Any = self._channel.unary_stream(details.method, **wire)
             async for response in call(ask(request)):
-                if not tell(request, response).ByteSize():
-                    return  # with nothing left to tell, it ends
-                yield response
+                with suppress(KeptBack):
+                    if not tell(request, response).ByteSize():
+                        return  # with nothing left to tell, it ends
+                    yield response
 
         as_wire: dict[str, Any] = {
             "request_deserializer": asked.FromString,

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from engine.v1 import venue_pb2 as pb
-from oee.conformance import arithmetic, builds, quotes
+from oee.conformance import arithmetic, builds, pools, quotes
 from oee.conformance.check import Outcome, examine
 from oee.conformance.suite import VENUE_CHECKS
 from oee.conformance.venue import Venue
-from tests.oee.conformance.conftest import LISTEN_SECONDS, Mistake, World, Wrong, failed
+from tests.oee.conformance.conftest import LISTEN_SECONDS, KeptBack, Mistake, World, Wrong, failed
 
 MEMO = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"
 STRANGER = "So11111111111111111111111111111111111111113"
@@ -493,8 +493,9 @@ WRONG = {
 }
 
 
-# The arithmetic is always wrong as well where a quote is.
-QUICK = [check for check in VENUE_CHECKS if check not in arithmetic.CHECKS]
+# One listens for seconds, and the arithmetic is always wrong as well where a quote is.
+SLOW = (pools.a_watch_is_never_silent, *(check.run for check in arithmetic.CHECKS))
+QUICK = [check for check in VENUE_CHECKS if check.run not in SLOW]
 
 
 @pytest.mark.parametrize("name", ["raydium", "meteora"])
@@ -615,6 +616,42 @@ async def test_a_quote_that_is_not_what_its_state_gives_is_told(
     found = await failed(await still_world.wrong_venue(*OPEN_STATES, *spoilt), arithmetic.CHECKS)
 
     assert check in found
+
+
+def kept_back(request: Any, response: pb.WatchPoolsResponse) -> None:
+    """Only what changed is told."""
+    if not response.pools:
+        raise KeptBack
+
+
+class Earlier:
+    """Every message is of an earlier slot than the one before."""
+
+    def __init__(self) -> None:
+        self._slot = 10**9
+
+    def __call__(self, request: Any, response: pb.WatchPoolsResponse) -> None:
+        self._slot -= 1
+        response.slot = self._slot
+
+
+PULSE = "a-watch-is-never-silent"
+WRONG_PULSES = {
+    "silence": Mistake(Wrong("WatchPools", kept_back), PULSE, "silence"),
+    "no clock": Mistake(Wrong("WatchPools", lambda q, a: setattr(a, "time", 0)), PULSE, "time 0"),
+    "no slot": Mistake(Wrong("WatchPools", lambda q, a: setattr(a, "slot", 0)), PULSE, "slot 0"),
+    "backwards": Mistake(Wrong("WatchPools", Earlier()), PULSE, "or a later one"),
+}
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("mistake", WRONG_PULSES)
+async def test_a_watch_that_may_be_stale_is_told(mistake: str, still_world: World) -> None:
+    venue = await still_world.wrong_venue(WRONG_PULSES[mistake].wrong)
+
+    found = await failed(venue, [check for check in pools.CHECKS if check.name == PULSE])
+
+    assert WRONG_PULSES[mistake].is_told(found), found
 
 
 FAULTS = {

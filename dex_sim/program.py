@@ -1,0 +1,123 @@
+"""What a pool's program asks of the instruction that calls it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from solders.instruction import AccountMeta
+from solders.pubkey import Pubkey
+
+from dex_sim.pool import Pool, Unfillable
+from dex_sim.transaction import Reason, Refused, Swap, SwapCall
+from engine.instructions.arrays import ARRAYS_OF_KIND, named_arrays, needed_arrays
+from engine.instructions.swap import LAYOUTS, accounts_of
+from engine.instructions.terms import Parties
+from engine.programs import token_account
+
+# Compute units beyond those of a swap that stays where it is: for each bin after the first, as
+# measured on the program, and for each tick crossed.
+BIN_UNITS: Final = 5_200
+TICK_UNITS: Final = 20_000
+
+
+def parties_of(
+    pool: Pool, wallet: Pubkey, zero_for_one: bool, arrays: tuple[int, ...] = ()
+) -> Parties:
+    """The parties of a swap in this pool, which pays its first token or its second."""
+    a, b = Pubkey.from_string(pool.mint_a), Pubkey.from_string(pool.mint_b)
+    return Parties(
+        kind=pool.kind,
+        pool=Pubkey.from_string(pool.address),
+        mint_in=a if zero_for_one else b,
+        mint_out=b if zero_for_one else a,
+        wallet=wallet,
+        arrays=arrays,
+        market=Pubkey.from_string(pool.market) if pool.market else None,
+        config=pool.config,
+        zero_for_one=zero_for_one,
+    )
+
+
+def arrays_to_name(pool: Pool, mint_in: str, amount_in: int, now: int) -> tuple[int, ...]:
+    """The arrays to name for a swap of this amount as the pool stands; none where it has none."""
+    if pool.kind not in ARRAYS_OF_KIND:
+        return ()
+    try:
+        after = pool.offer(mint_in, amount_in, now).pool.state
+    except Unfillable:
+        after = None
+    return named_arrays(pool.kind, pool.state, after, mint_in == pool.mint_a)
+
+
+def swap_of(call: SwapCall, pool: Pool | None) -> Swap:
+    """The swap that a call asks of the pool it names.
+
+    Its direction shows in the token account that pays. Raises Refused unless all accounts are
+    those that the pool's facts lead to, with no less privileges.
+    """
+    if pool is None or pool.kind != call.kind:
+        raise _failed("no such pool")
+    zero_for_one = call.pays == token_account(call.wallet, Pubkey.from_string(pool.mint_a))
+    parties = parties_of(pool, call.wallet, zero_for_one, _arrays_named(call, pool))
+    agreed = accounts_of(parties)
+    for place, (account, wanted) in enumerate(zip(call.accounts, agreed, strict=True)):
+        if not _serves(account, wanted):
+            raise _failed(f"account {place} is not the one the pool asks for")
+    return Swap(
+        venue=pool.venue,
+        pool=pool.address,
+        wallet=str(call.wallet),
+        mint_in=str(parties.mint_in),
+        mint_out=str(parties.mint_out),
+        amount_in=call.amount_in,
+        min_amount_out=call.min_amount_out,
+    )
+
+
+def require_arrays(call: SwapCall, swap: Swap, before: Pool, after: Pool) -> None:
+    """Refuse a swap that goes through an array which its call does not name."""
+    needed = needed_arrays(call.kind, before.state, after.state, swap.mint_in == before.mint_a)
+    missing = set(needed).difference(_arrays_named(call, before))
+    if missing:
+        raise _failed(f"the swap goes through arrays that it does not name: {sorted(missing)}")
+
+
+def further_units(before: Pool, after: Pool) -> int:
+    """The compute units that a swap takes because it did not stay where it was."""
+    if before.kind == "meteora_dlmm":
+        low, high = sorted((before.state.active_id, after.state.active_id))
+        bins = [row for row in before.state.bins if low <= row[0] <= high]
+        return BIN_UNITS * max(0, len(bins) - 1)
+    if before.kind == "raydium_clmm":
+        low, high = sorted((before.state.tick_current, after.state.tick_current))
+        crossed = [row for row in before.state.ticks if low < row[0] <= high]
+        return TICK_UNITS * len(crossed)
+    return 0
+
+
+def _arrays_named(call: SwapCall, pool: Pool) -> tuple[int, ...]:
+    named = call.accounts[LAYOUTS[call.kind].fixed :]
+    if not named:
+        return ()
+    arrays = ARRAYS_OF_KIND.get(call.kind)
+    if arrays is None:
+        raise _failed("the swap names more accounts than its program takes")
+    address = Pubkey.from_string(pool.address)
+    known = {arrays.address(address, each): each for each in arrays.existing(pool.state)}
+    try:
+        return tuple([known[account.pubkey] for account in named])
+    except KeyError:
+        raise _failed("the swap names an array that the pool does not have") from None
+
+
+def _serves(account: AccountMeta, wanted: AccountMeta) -> bool:
+    """Whether it is this account, with its privileges; in a whole message it may have more."""
+    return (
+        account.pubkey == wanted.pubkey
+        and account.is_signer >= wanted.is_signer
+        and account.is_writable >= wanted.is_writable
+    )
+
+
+def _failed(why: str) -> Refused:
+    return Refused(Reason.PROGRAM_FAILED, why)

@@ -1,0 +1,163 @@
+"""The venues' pools, kept current by their streams, and which of the streams may be trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+import structlog
+
+from engine.amm.kinds import KINDS
+from engine.amm.snapshot import InvalidSnapshot
+from engine.errors import Refused
+from engine.market import Market, Pool
+from engine.v1 import venue_pb2 as pb
+from engine.venue import SILENCE_SECONDS, Venue
+
+logger = structlog.get_logger()
+
+RECONNECT_SECONDS: Final = 0.5
+# What one venue may have; a venue with more is asked for its quotes.
+MAX_POOLS: Final = 20_000
+
+Pair = frozenset[str]
+
+
+@dataclass(slots=True)
+class Stream:
+    """What one venue's stream has told since it was opened."""
+
+    pools: dict[str, pb.Pool] = field(default_factory=dict)
+    # Told, and not looked at yet.
+    unread: dict[Pair, set[str]] = field(default_factory=dict)
+    # Pairs with a pool whose arithmetic is not known here, by address.
+    opaque: dict[str, Pair] = field(default_factory=dict)
+    slot: int = 0
+    time: int = 0
+    heard: float = 0.0
+    complete: bool = False
+
+    def hear(self, message: pb.WatchPoolsResponse, now: float) -> None:
+        """Take over what a message tells."""
+        # Nothing tells "that was all of them" but a message without a pool that is new.
+        self.complete |= all(pool.address in self.pools for pool in message.pools)
+        self.slot, self.time, self.heard = message.slot, message.time, now
+        for pool in message.pools:
+            self.pools[pool.address] = pool
+            self.unread.setdefault(_pair(pool), set()).add(pool.address)
+
+    def forget_what_was_read(self) -> None:
+        """All is news again."""
+        for pool in self.pools.values():
+            self.unread.setdefault(_pair(pool), set()).add(pool.address)
+
+    def read(self, venue: str, mints: frozenset[str]) -> Iterable[Pool]:
+        """What is news of pools between these mints."""
+        for pair in [pair for pair in self.unread if pair <= mints]:
+            for address in self.unread.pop(pair):
+                known = _decoded(venue, self.pools[address])
+                if known is None:
+                    self.opaque[address] = pair
+                else:
+                    yield known
+
+
+class PoolBook:
+    """Pools of many venues as one market; states are decoded when somebody wants them.
+
+    A stream is trusted once it has told every pool, while it speaks, and while its slot is at most
+    `max_slot_lag` behind the newest that any stream has shown. The market has no other pools.
+    """
+
+    def __init__(self, venues: Mapping[str, Venue], max_slot_lag: int) -> None:
+        self._venues = venues
+        self._max_slot_lag = max_slot_lag
+        self._streams: dict[str, Stream] = {}
+        self._market = Market()
+        self._of: frozenset[str] = frozenset()
+        self._broken = False
+
+    async def follow(self) -> None:
+        """Keep every venue's stream open, until cancelled."""
+        async with asyncio.TaskGroup() as following:
+            for name, venue in self._venues.items():
+                following.create_task(self._follow(name, venue))
+
+    def trusted(self) -> frozenset[str]:
+        """The venues whose pools are known as they are now."""
+        newest = max([stream.slot for stream in self._streams.values()], default=0)
+        since = asyncio.get_running_loop().time() - SILENCE_SECONDS
+        return frozenset(
+            [
+                name
+                for name, stream in self._streams.items()
+                if stream.complete
+                and stream.heard >= since
+                and newest - stream.slot <= self._max_slot_lag
+            ]
+        )
+
+    def market(self, mints: Collection[str]) -> Market:
+        """The trusted venues' pools, current as far as these mints are concerned."""
+        trusted = self.trusted()
+        if trusted != self._of or self._broken:
+            self._market, self._of, self._broken = Market(venues=trusted), trusted, False
+            for name in trusted:
+                self._streams[name].forget_what_was_read()
+        wanted = frozenset(mints)
+        streams = [(name, self._streams[name]) for name in trusted]
+        changed = [pool for name, stream in streams for pool in stream.read(name, wanted)]
+        now = max([stream.time for _, stream in streams], default=0)
+        if changed or now != self._market.now:
+            self._market = self._market.after(changed, now)
+        return self._market
+
+    def unknown(self, venues: Iterable[str], mint_in: str, mint_out: str) -> list[str]:
+        """Those of the venues that have to be asked: not trusted, or with a pool for the pair
+        whose arithmetic is not known here."""
+        pair = frozenset((mint_in, mint_out))
+        trusted = self.trusted()
+        return [
+            name
+            for name in venues
+            if name not in trusted or pair in self._streams[name].opaque.values()
+        ]
+
+    async def _follow(self, name: str, venue: Venue) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async for message in venue.pools():
+                    stream = self._streams.setdefault(name, Stream())
+                    stream.hear(message, loop.time())
+                    if len(stream.pools) > MAX_POOLS:
+                        raise Refused(
+                            "VENUE_ANSWER_INVALID", f"{name} has more than {MAX_POOLS} pools"
+                        )
+            except Refused as refused:
+                logger.debug("no pools from the venue", venue=name, why=str(refused))
+            # What it told is not worth anything any more: it may miss what comes next.
+            if self._streams.pop(name, None):
+                self._broken = True
+            await asyncio.sleep(RECONNECT_SECONDS * random.uniform(0.8, 1.2))
+
+
+def _pair(pool: pb.Pool) -> Pair:
+    return frozenset((pool.mint_a, pool.mint_b))
+
+
+def _decoded(venue: str, pool: pb.Pool) -> Pool | None:
+    """The pool with its state; None when its arithmetic is not known here."""
+    kind = KINDS.get(pool.kind)
+    if kind is None:
+        return None
+    try:
+        state = kind.load(msgspec.json.decode(pool.state))
+    except (InvalidSnapshot, msgspec.DecodeError) as error:
+        logger.warning("a pool's state is not one", venue=venue, pool=pool.address, why=str(error))
+        return None
+    return Pool(venue, pool.address, pool.kind, pool.mint_a, pool.mint_b, state, pool.slot)

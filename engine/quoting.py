@@ -1,0 +1,67 @@
+"""Deciding on a route: from the pools' streams where they are trusted, else by asking."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from engine.order import OrderRequest
+from engine.pool_book import PoolBook
+from engine.route import RouteDecision, VenueQuote
+from engine.routing import NoOffer, Rules, choose
+from engine.venue import Venue, gather_quotes
+from engine.venue_scores import VenueScores
+
+
+class Quoter:
+    """Decides for whoever wants to know: the router, and the gateway for previews."""
+
+    def __init__(
+        self,
+        venues: Mapping[str, Venue],
+        book: PoolBook,
+        scores: VenueScores,
+        rules: Rules,
+        quote_timeout_seconds: float,
+    ) -> None:
+        self._venues = venues
+        self._book = book
+        self._scores = scores
+        self._rules = rules
+        self._quote_timeout_seconds = quote_timeout_seconds
+
+    async def follow(self) -> None:
+        """Keep pools and scores current, until cancelled."""
+        async with asyncio.TaskGroup() as following:
+            following.create_task(self._book.follow())
+            following.create_task(self._scores.follow())
+
+    async def decide(
+        self,
+        request: OrderRequest,
+        pinned_floor: int | None = None,
+        max_price_impact_bps: int | None = None,
+        order_id: str = "preview",
+    ) -> RouteDecision | NoOffer:
+        """The best route now, or why there is none; `order_id` is for the venues' logs alone.
+
+        Venues whose pools are not known from their streams are asked in parallel, under one
+        deadline; those that fail or are late hold up nobody else.
+        """
+        names = request.venues or tuple(self._venues)
+        pair = (request.token_in, request.token_out)
+        asked = self._book.unknown(names, *pair)
+        quotes: Sequence[VenueQuote] = ()
+        if asked:
+            quotes = await gather_quotes(
+                self._venues, asked, request, order_id, self._quote_timeout_seconds
+            )
+        return choose(
+            request,
+            pinned_floor,
+            self._book.market({*pair, *self._rules.intermediates}),
+            quotes,
+            self._rules,
+            self._scores.scores,
+            max_price_impact_bps,
+        )

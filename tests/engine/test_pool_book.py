@@ -1,0 +1,292 @@
+"""The pool book against venues whose streams the test drives, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from engine import pool_book, venue
+from engine.market import Market
+from engine.pool_book import PoolBook, Stream
+from engine.rpc import serving
+from engine.v1 import venue_pb2 as pb
+from engine.v1 import venue_pb2_grpc
+from engine.venue import open_venues
+from tests.builders import SOL, USDC
+
+PATIENCE_SECONDS = 15
+USDT = "Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB"
+MINTS = (SOL, USDC, USDT)
+MAX_SLOT_LAG = 10
+
+
+def pool(address: str, reserve_b: int = 150_000, *, mint_b: str = USDC, **facts: Any) -> pb.Pool:
+    """A CPMM pool of 1,000,000 base units of SOL against `reserve_b` of another token."""
+    state = {
+        "vault_0": 1_000_000,
+        "vault_1": reserve_b,
+        "trade_fee_rate": 2500,
+        "protocol_fee_rate": 120_000,
+        "fund_fee_rate": 40_000,
+    }
+    told: dict[str, Any] = {"kind": "raydium_cpmm", "state": json.dumps(state), "slot": 1}
+    return pb.Pool(address=address, mint_a=SOL, mint_b=mint_b, **(told | facts))
+
+
+def news(slot: int, *pools: pb.Pool, time: int = 1_800_000_000) -> pb.WatchPoolsResponse:
+    return pb.WatchPoolsResponse(pools=pools, slot=slot, time=time)
+
+
+class DrivenVenue(venue_pb2_grpc.VenueServiceServicer):
+    """Says on its stream what the test puts into `script`; a status among it ends the stream."""
+
+    def __init__(self, happened: asyncio.Event) -> None:
+        self.happened = happened
+        self.script: asyncio.Queue[pb.WatchPoolsResponse | grpc.StatusCode] = asyncio.Queue()
+        self.opened = 0
+
+    async def Quote(self, request: pb.QuoteRequest, context: Any) -> pb.QuoteResponse:
+        raise NotImplementedError
+
+    async def BuildSwap(self, request: pb.BuildSwapRequest, context: Any) -> pb.BuildSwapResponse:
+        raise NotImplementedError
+
+    async def ListPools(self, request: pb.ListPoolsRequest, context: Any) -> pb.ListPoolsResponse:
+        raise NotImplementedError
+
+    async def WatchPools(
+        self, request: pb.WatchPoolsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchPoolsResponse]:
+        self.opened += 1
+        self.happened.set()
+        while True:
+            said = await self.script.get()
+            if isinstance(said, grpc.StatusCode):
+                await context.abort(said, "for the test")
+            else:
+                yield said
+
+
+class Running:
+    """A book that follows its venues."""
+
+    def __init__(
+        self, book: PoolBook, venues: dict[str, DrivenVenue], happened: asyncio.Event
+    ) -> None:
+        self.book = book
+        self.venues = venues
+        self.happened = happened
+
+    def tell(self, name: str, *said: pb.WatchPoolsResponse | grpc.StatusCode) -> None:
+        for each in said:
+            self.venues[name].script.put_nowait(each)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until it is so: looked at whenever the book hears or asks anything."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not holds():
+                self.happened.clear()
+                await self.happened.wait()
+
+    async def until_trusted(self, *names: str) -> Market:
+        await self.until(lambda: self.book.trusted() == set(names))
+        return self.book.market(MINTS)
+
+
+def addresses(market: Market) -> set[str]:
+    return set(market.pools)
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
+    happened = asyncio.Event()
+    hear = Stream.hear
+
+    def heard(stream: Stream, message: pb.WatchPoolsResponse, now: float) -> None:
+        hear(stream, message, now)
+        happened.set()
+
+    monkeypatch.setattr(Stream, "hear", heard)
+    async with AsyncExitStack() as opened:
+
+        async def begin(*names: str) -> Running:
+            venues = {name: DrivenVenue(happened) for name in names}
+            listening = {}
+            for name, driven in venues.items():
+                add = partial(venue_pb2_grpc.add_VenueServiceServicer_to_server, driven)
+                services = {"engine.v1.VenueService": add}
+                server = await opened.enter_async_context(
+                    serving("127.0.0.1:0", services, grace_seconds=0)
+                )
+                listening[name] = f"127.0.0.1:{server.port}"
+            clients = await opened.enter_async_context(open_venues(listening))
+            book = PoolBook(clients, MAX_SLOT_LAG)
+            following = asyncio.create_task(book.follow())
+            opened.callback(following.cancel)
+            return Running(book, venues, happened)
+
+        yield begin
+
+
+async def test_pools_of_all_venues_are_one_market_once_each_stream_has_told_them_all(
+    start: Start,
+) -> None:
+    running = await start("meteora", "raydium")
+
+    # Pools may come in several messages: one without any that is new completes them.
+    running.tell("raydium", news(5, pool("a")), news(6, pool("b")))
+    running.tell("meteora", news(5, pool("c")), news(6))
+    await running.until_trusted("meteora")
+    running.tell("raydium", news(6, pool("a")))
+    market = await running.until_trusted("meteora", "raydium")
+
+    assert addresses(market) == {"a", "b", "c"}
+    assert market.now == 1_800_000_000
+    assert running.book.unknown(("meteora", "raydium"), SOL, USDC) == []
+
+
+async def test_what_changed_is_in_the_next_market(start: Start) -> None:
+    running = await start("raydium")
+    running.tell("raydium", news(5, pool("a"), pool("b")), news(6))
+    before = await running.until_trusted("raydium")
+
+    running.tell("raydium", news(7, pool("a", 160_000), time=1_800_000_060))
+    await running.until(lambda: running.book.market(MINTS).now == 1_800_000_060)
+
+    after = running.book.market(MINTS)
+    assert {at: p.state.vault_1 for at, p in after.pools.items()} == {"a": 160_000, "b": 150_000}
+    assert {at: p.state.vault_1 for at, p in before.pools.items()} == {"a": 150_000, "b": 150_000}
+
+
+async def test_the_same_market_is_given_as_long_as_nothing_changed(start: Start) -> None:
+    running = await start("raydium")
+    running.tell("raydium", news(5, pool("a")), news(6))
+    market = await running.until_trusted("raydium")
+
+    assert running.book.market(MINTS) is market
+
+
+async def test_pools_are_read_when_their_tokens_are_asked_for(start: Start) -> None:
+    running = await start("raydium")
+    running.tell("raydium", news(5, pool("a"), pool("b", mint_b=USDT)), news(6))
+    await running.until_trusted("raydium")
+    fresh = PoolBook({}, MAX_SLOT_LAG)
+    fresh._streams, fresh._broken = running.book._streams, True
+
+    assert addresses(fresh.market((SOL, USDC))) == {"a"}
+    assert addresses(fresh.market(MINTS)) == {"a", "b"}
+
+
+async def test_a_venue_without_a_stream_has_to_be_asked(start: Start) -> None:
+    running = await start("meteora", "raydium")
+    running.tell("raydium", news(5, pool("a")), news(6))
+    running.tell("meteora", grpc.StatusCode.UNIMPLEMENTED)
+    await running.until_trusted("raydium")
+
+    assert running.book.unknown(("meteora", "raydium"), SOL, USDC) == ["meteora"]
+
+
+async def test_a_stream_that_breaks_takes_its_pools_along_until_it_is_back(start: Start) -> None:
+    running = await start("meteora", "raydium")
+    for name in ("meteora", "raydium"):
+        running.tell(name, news(5, pool(f"{name}'s")), news(6))
+    await running.until_trusted("meteora", "raydium")
+
+    running.tell("raydium", grpc.StatusCode.UNAVAILABLE)
+    await running.until(lambda: running.venues["raydium"].opened == 2)
+    market = await running.until_trusted("meteora")
+    assert addresses(market) == {"meteora's"}
+    assert running.book.unknown(("raydium",), SOL, USDC) == ["raydium"]
+
+    running.tell("raydium", news(9, pool("another")), news(10))
+    market = await running.until_trusted("meteora", "raydium")
+    assert addresses(market) == {"meteora's", "another"}
+
+
+async def test_a_stream_that_breaks_and_is_back_between_two_looks_is_read_anew(
+    start: Start,
+) -> None:
+    running = await start("raydium")
+    running.tell("raydium", news(5, pool("gone")), news(6))
+    await running.until_trusted("raydium")
+
+    running.tell("raydium", grpc.StatusCode.UNAVAILABLE, news(7, pool("new")), news(8))
+    await running.until(lambda: running.venues["raydium"].opened == 2)
+    await running.until(lambda: running.book.trusted() == {"raydium"})
+
+    assert addresses(running.book.market(MINTS)) == {"new"}
+
+
+async def test_a_silent_stream_is_not_trusted(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (pool_book, venue):
+        monkeypatch.setattr(module, "SILENCE_SECONDS", 0.3)
+    running = await start("raydium")
+    running.tell("raydium", news(5, pool("a")), news(6))
+    await running.until_trusted("raydium")
+
+    await running.until(lambda: running.venues["raydium"].opened == 2)
+
+    assert running.book.trusted() == set()
+    assert addresses(running.book.market(MINTS)) == set()
+
+
+async def test_a_stream_that_stays_behind_is_not_trusted_though_it_speaks(start: Start) -> None:
+    running = await start("meteora", "raydium")
+    for name in ("meteora", "raydium"):
+        running.tell(name, news(5, pool(name)), news(6))
+    await running.until_trusted("meteora", "raydium")
+
+    running.tell("raydium", news(6 + MAX_SLOT_LAG))
+    running.tell("meteora", news(6))
+    await running.until(lambda: running.book._streams["raydium"].slot == 6 + MAX_SLOT_LAG)
+    assert running.book.trusted() == {"meteora", "raydium"}
+
+    running.tell("raydium", news(7 + MAX_SLOT_LAG))
+    market = await running.until_trusted("raydium")
+    assert addresses(market) == {"raydium"}
+    assert running.book.unknown(("meteora", "raydium"), SOL, USDC) == ["meteora"]
+
+    running.tell("meteora", news(7 + MAX_SLOT_LAG))
+    assert addresses(await running.until_trusted("meteora", "raydium")) == {"meteora", "raydium"}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"kind": ""},
+        {"kind": "orca_whirlpool"},
+        {"state": ""},
+        {"state": "{}"},
+        {"state": '{"vault_0": -1}'},
+    ],
+    ids=["none", "unknown", "empty", "without fields", "impossible"],
+)
+async def test_a_venue_is_asked_for_pairs_with_a_pool_that_cannot_be_computed_here(
+    start: Start, facts: dict[str, Any]
+) -> None:
+    running = await start("raydium")
+    running.tell("raydium", news(5, pool("a"), pool("b", **facts), pool("c", mint_b=USDT)), news(6))
+    market = await running.until_trusted("raydium")
+
+    assert addresses(market) == {"a", "c"}
+    assert running.book.unknown(("raydium",), SOL, USDC) == ["raydium"]
+    assert running.book.unknown(("raydium",), SOL, USDT) == []
+
+
+async def test_a_book_that_follows_nobody_asks_everybody() -> None:
+    book = PoolBook({}, MAX_SLOT_LAG)
+
+    assert book.unknown(("meteora", "raydium"), SOL, USDC) == ["meteora", "raydium"]
+    assert addresses(book.market(MINTS)) == set()
