@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from engine.failures import Failure
@@ -135,6 +135,15 @@ class RouteDecision:
     def venue(self) -> str | None:
         """The winner's venues, joined by "+"."""
         return self.route.venue if self.route else None
+
+    @property
+    def on_record(self) -> RouteDecision:
+        """The decision without candidates that say no more than the quotes do: each is one of
+        them, and the one that pays most has won."""
+        if self.route is None or any(len(each.route.legs) > 1 for each in self.candidates):
+            return self
+        most = max([quote.amount_out for quote in self.quotes], default=0)
+        return self if self.route.quoted_amount_out < most else replace(self, candidates=())
 
 
 @dataclass(frozen=True, slots=True)

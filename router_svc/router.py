@@ -66,7 +66,7 @@ class Router:
 
 def _step(order: Order, decision: RouteDecision | NoOffer) -> Transition:
     if not isinstance(decision, NoOffer):
-        return order.choose_route(decision)
+        return order.choose_route(decision.on_record)
     if decision.permanent:
         return order.fail(decision.failure, decision.decision)
     return order.retry_or_fail(decision.failure, decision.decision)

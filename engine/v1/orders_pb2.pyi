@@ -851,7 +851,9 @@ class RouteDecision(_message.Message):
 
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteCandidate]:
-        """The ways considered, the winner first; only the best few."""
+        """The ways considered, the winner first; only the best few. An order's events leave them out
+        where each is one of the quotes and the one that pays most has won.
+        """
 
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___VenueScore]:

@@ -645,3 +645,18 @@ def costs(winner: Candidate, kinds: Sequence[str]) -> int:
     """What another way costs, by what the winner does."""
     lamports = network_cost.fee_lamports(list(kinds))
     return -(-winner.network_cost * lamports // winner.network_fee_lamports)
+
+
+def test_what_is_recorded_of_a_decision_repeats_no_quote() -> None:
+    plain = routed([ALIKE[0]], quote("orca", 1))
+    split = routed(ALIKE, request=large())
+    heavy = replace(quote("heavy", 1_000_002), kind="meteora_dlmm")
+    light = replace(quote("light", 1_000_000), kind="raydium_amm_v4")
+    far = replace(ALIKE[0], mint_a=USDC, mint_b=SOL)
+    dear = routed([far], heavy, light, request=OrderRequest(RAY, SOL, 10**6))
+
+    assert plain.candidates
+    assert plain.on_record == replace(plain, candidates=())
+    # What a split pays, and what a network fee decided, no quote tells.
+    assert split.on_record == split
+    assert dear.on_record == dear
