@@ -34,8 +34,8 @@ class Stream:
     pools: dict[str, pb.Pool] = field(default_factory=dict)
     # Told, and not looked at yet.
     unread: dict[Pair, set[str]] = field(default_factory=dict)
-    # Pairs with a pool whose arithmetic is not known here, by address.
-    opaque: dict[str, Pair] = field(default_factory=dict)
+    # Pairs with a pool whose arithmetic is not known here.
+    opaque: set[Pair] = field(default_factory=set)
     slot: int = 0
     time: int = 0
     heard: float = 0.0
@@ -61,7 +61,7 @@ class Stream:
             for address in self.unread.pop(pair):
                 known = _decoded(venue, self.pools[address])
                 if known is None:
-                    self.opaque[address] = pair
+                    self.opaque.add(pair)
                 else:
                     yield known
 
@@ -116,15 +116,14 @@ class PoolBook:
             self._market = self._market.after(changed, now)
         return self._market
 
-    def unknown(self, venues: Iterable[str], mint_in: str, mint_out: str) -> list[str]:
-        """Those of the venues that have to be asked: not trusted, or with a pool for the pair
-        whose arithmetic is not known here."""
-        pair = frozenset((mint_in, mint_out))
-        trusted = self.trusted()
+    def beyond(self, market: Market, venues: Iterable[str], pair: Collection[str]) -> list[str]:
+        """Those of the venues that have to be asked, as a market just given lacks their pools, or
+        one of the pair whose arithmetic is not known here."""
+        wanted = frozenset(pair)
         return [
             name
             for name in venues
-            if name not in trusted or pair in self._streams[name].opaque.values()
+            if name not in market.venues or wanted in self._streams[name].opaque
         ]
 
     async def _follow(self, name: str, venue: Venue) -> None:

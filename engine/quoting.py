@@ -50,7 +50,9 @@ class Quoter:
         """
         names = request.venues or tuple(self._venues)
         pair = (request.token_in, request.token_out)
-        asked = self._book.unknown(names, *pair)
+        # Both of one moment: a venue that is not in the market is asked.
+        market = self._book.market({*pair, *self._rules.intermediates})
+        asked = self._book.beyond(market, names, pair)
         quotes: Sequence[VenueQuote] = ()
         if asked:
             quotes = await gather_quotes(
@@ -59,7 +61,7 @@ class Quoter:
         return choose(
             request,
             pinned_floor,
-            self._book.market({*pair, *self._rules.intermediates}),
+            market,
             quotes,
             self._rules,
             self._scores.scores,

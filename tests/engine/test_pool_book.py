@@ -95,6 +95,10 @@ class Running:
                 self.happened.clear()
                 await self.happened.wait()
 
+    def asked(self, *names: str, mint_out: str = USDC) -> list[str]:
+        """Whom the book leaves to be asked for a swap of SOL."""
+        return self.book.beyond(self.book.market(MINTS), names, (SOL, mint_out))
+
     async def until_trusted(self, *names: str) -> Market:
         await self.until(lambda: self.book.trusted() == set(names))
         return self.book.market(MINTS)
@@ -152,7 +156,7 @@ async def test_pools_of_all_venues_are_one_market_once_each_stream_has_told_them
 
     assert addresses(market) == {"a", "b", "c"}
     assert market.now == 1_800_000_000
-    assert running.book.unknown(("meteora", "raydium"), SOL, USDC) == []
+    assert running.asked("meteora", "raydium") == []
 
 
 async def test_what_changed_is_in_the_next_market(start: Start) -> None:
@@ -193,7 +197,7 @@ async def test_a_venue_without_a_stream_has_to_be_asked(start: Start) -> None:
     running.tell("meteora", grpc.StatusCode.UNIMPLEMENTED)
     await running.until_trusted("raydium")
 
-    assert running.book.unknown(("meteora", "raydium"), SOL, USDC) == ["meteora"]
+    assert running.asked("meteora", "raydium") == ["meteora"]
 
 
 async def test_a_stream_that_breaks_takes_its_pools_along_until_it_is_back(start: Start) -> None:
@@ -206,7 +210,7 @@ async def test_a_stream_that_breaks_takes_its_pools_along_until_it_is_back(start
     await running.until(lambda: running.venues["raydium"].opened == 2)
     market = await running.until_trusted("meteora")
     assert addresses(market) == {"meteora's"}
-    assert running.book.unknown(("raydium",), SOL, USDC) == ["raydium"]
+    assert running.asked("raydium") == ["raydium"]
 
     running.tell("raydium", news(9, pool("another")), news(10))
     market = await running.until_trusted("meteora", "raydium")
@@ -256,7 +260,7 @@ async def test_a_stream_that_stays_behind_is_not_trusted_though_it_speaks(start:
     running.tell("raydium", news(7 + MAX_SLOT_LAG))
     market = await running.until_trusted("raydium")
     assert addresses(market) == {"raydium"}
-    assert running.book.unknown(("meteora", "raydium"), SOL, USDC) == ["meteora"]
+    assert running.asked("meteora", "raydium") == ["meteora"]
 
     running.tell("meteora", news(7 + MAX_SLOT_LAG))
     assert addresses(await running.until_trusted("meteora", "raydium")) == {"meteora", "raydium"}
@@ -281,12 +285,14 @@ async def test_a_venue_is_asked_for_pairs_with_a_pool_that_cannot_be_computed_he
     market = await running.until_trusted("raydium")
 
     assert addresses(market) == {"a", "c"}
-    assert running.book.unknown(("raydium",), SOL, USDC) == ["raydium"]
-    assert running.book.unknown(("raydium",), SOL, USDT) == []
+    assert running.asked("raydium") == ["raydium"]
+    assert running.asked("raydium", mint_out=USDT) == []
 
 
 async def test_a_book_that_follows_nobody_asks_everybody() -> None:
     book = PoolBook({}, MAX_SLOT_LAG)
 
-    assert book.unknown(("meteora", "raydium"), SOL, USDC) == ["meteora", "raydium"]
-    assert addresses(book.market(MINTS)) == set()
+    market = book.market(MINTS)
+
+    assert addresses(market) == set()
+    assert book.beyond(market, ("meteora", "raydium"), (SOL, USDC)) == ["meteora", "raydium"]

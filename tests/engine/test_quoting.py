@@ -1,0 +1,171 @@
+"""Deciding with pools from streams where they are trusted, and with quotes asked for elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from engine.errors import Refused
+from engine.paths import Rules
+from engine.pool_book import PoolBook, Stream
+from engine.quoting import Quoter
+from engine.route import RouteDecision
+from engine.routing import NoOffer
+from engine.store import Store
+from engine.v1 import venue_pb2 as pb
+from engine.venue_scores import VenueScores
+from tests import builders
+from tests.builders import SOL, USDC
+from tests.fakes import FakeVenue
+
+PATIENCE_SECONDS = 15
+REQUEST = builders.new_order().request
+
+
+class StreamingVenue(FakeVenue):
+    """Streams one pool for SOL and USDC; `silenced` ends the stream, until it is cleared."""
+
+    def __init__(self, name: str, usdc: int) -> None:
+        super().__init__(name)
+        self.usdc = usdc
+        self.silenced = asyncio.Event()
+        self.asked = 0
+        self.lingers: Callable[[], Awaitable[None]] | None = None
+
+    async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
+        self.asked += 1
+        if self.lingers is not None:
+            await self.lingers()
+        return await super().quote(query, timeout_seconds)
+
+    async def pools(self) -> AsyncIterator[pb.WatchPoolsResponse]:
+        if self.silenced.is_set():
+            raise Refused("VENUE_UNAVAILABLE", "no stream")
+        state = {
+            "vault_0": 10**15,
+            "vault_1": self.usdc,
+            "trade_fee_rate": 2500,
+            "protocol_fee_rate": 120_000,
+            "fund_fee_rate": 40_000,
+        }
+        pool = pb.Pool(
+            address=f"{self.name}'s",
+            mint_a=SOL,
+            mint_b=USDC,
+            kind="raydium_cpmm",
+            state=json.dumps(state),
+            slot=1,
+        )
+        yield pb.WatchPoolsResponse(pools=[pool], slot=1, time=1)
+        yield pb.WatchPoolsResponse(slot=2, time=1)
+        await self.silenced.wait()
+        raise Refused("VENUE_UNAVAILABLE", "the stream ended")
+
+
+Start = Callable[..., Awaitable[Quoter]]
+
+
+@pytest.fixture
+async def start(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
+    """Makes a quoter over venues, and waits until as many streams as said are complete."""
+    happened = asyncio.Event()
+    hear = Stream.hear
+
+    def heard(stream: Stream, *said: Any) -> None:
+        hear(stream, *said)
+        happened.set()
+
+    monkeypatch.setattr(Stream, "hear", heard)
+    async with AsyncExitStack() as opened:
+
+        async def begin(*venues: FakeVenue, streams: int) -> Quoter:
+            named = {venue.name: venue for venue in venues}
+            book = PoolBook(named, max_slot_lag=10)
+            quoter = Quoter(named, book, VenueScores(store), Rules(), PATIENCE_SECONDS)
+            following = asyncio.create_task(quoter.follow())
+            opened.callback(following.cancel)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while len(book.trusted()) < streams:
+                    happened.clear()
+                    await happened.wait()
+            return quoter
+
+        yield begin
+
+
+async def chosen(quoter: Quoter) -> RouteDecision:
+    decision = await quoter.decide(REQUEST)
+    assert isinstance(decision, RouteDecision)
+    return decision
+
+
+async def test_venues_that_stream_are_not_asked(start: Start) -> None:
+    meteora, raydium = (
+        StreamingVenue("meteora", 14 * 10**13),
+        StreamingVenue("raydium", 15 * 10**13),
+    )
+    quoter = await start(meteora, raydium, streams=2)
+
+    decision = await chosen(quoter)
+
+    assert decision.venue == "raydium"
+    assert [(quote.venue, quote.is_local) for quote in decision.quotes] == [
+        ("meteora", True),
+        ("raydium", True),
+    ]
+    assert (meteora.asked, raydium.asked) == (0, 0)
+
+
+async def test_a_venue_without_a_stream_is_asked_beside_those_that_stream(start: Start) -> None:
+    streaming, silent = StreamingVenue("raydium", 14 * 10**13), FakeVenue("meteora", 150)
+    quoter = await start(streaming, silent, streams=1)
+
+    decision = await chosen(quoter)
+
+    assert decision.venue == "meteora"
+    assert {quote.venue: quote.is_local for quote in decision.quotes} == {
+        "meteora": False,
+        "raydium": True,
+    }
+
+
+async def test_a_stream_that_ends_while_another_venue_is_asked_costs_no_quote(
+    start: Start,
+) -> None:
+    raydium = StreamingVenue("raydium", 14 * 10**13)
+    meteora = StreamingVenue("meteora", 0)
+    meteora.silenced.set()
+    meteora.refusal = Refused("NO_POOL", "meteora has no such pool", permanent=True)
+    quoter = await start(meteora, raydium, streams=1)
+
+    async def ends() -> None:
+        raydium.silenced.set()
+        while quoter._book.trusted():
+            await asyncio.sleep(0)
+
+    meteora.lingers = ends
+    decision = await quoter.decide(REQUEST)
+
+    # Not NoOffer, and that for good, because of the one that has no pool.
+    assert not isinstance(decision, NoOffer)
+    assert decision.venue == "raydium"
+
+
+async def test_when_the_streams_are_gone_everybody_is_asked(start: Start) -> None:
+    raydium = StreamingVenue("raydium", 14 * 10**13)
+    quoter = await start(raydium, streams=1)
+    assert (await chosen(quoter)).quotes[0].is_local
+    raydium.silenced.set()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while quoter._book.trusted():
+            await asyncio.sleep(0)
+
+    decision = await chosen(quoter)
+
+    assert [(quote.venue, quote.is_local) for quote in decision.quotes] == [("raydium", False)]
+    assert raydium.asked == 1
