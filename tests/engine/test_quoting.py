@@ -34,6 +34,7 @@ class StreamingVenue(FakeVenue):
         super().__init__(name)
         self.usdc = usdc
         self.silenced = asyncio.Event()
+        self.ended = asyncio.Event()
         self.asked = 0
         self.lingers: Callable[[], Awaitable[None]] | None = None
 
@@ -64,6 +65,7 @@ class StreamingVenue(FakeVenue):
         yield pb.WatchPoolsResponse(pools=[pool], slot=1, time=1)
         yield pb.WatchPoolsResponse(slot=2, time=1)
         await self.silenced.wait()
+        self.ended.set()
         raise Refused("VENUE_UNAVAILABLE", "the stream ended")
 
 
@@ -145,8 +147,7 @@ async def test_a_stream_that_ends_while_another_venue_is_asked_costs_no_quote(
 
     async def ends() -> None:
         raydium.silenced.set()
-        while quoter._book.trusted():
-            await asyncio.sleep(0)
+        await raydium.ended.wait()
 
     meteora.lingers = ends
     decision = await quoter.decide(REQUEST)
@@ -162,8 +163,7 @@ async def test_when_the_streams_are_gone_everybody_is_asked(start: Start) -> Non
     assert (await chosen(quoter)).quotes[0].is_local
     raydium.silenced.set()
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while quoter._book.trusted():
-            await asyncio.sleep(0)
+        await raydium.ended.wait()
 
     decision = await chosen(quoter)
 
