@@ -28,7 +28,7 @@ class Evidence:
     height_context_slot: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Attempt:
     """One signed transaction; live while `resolution` is None."""
 

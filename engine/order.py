@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -15,6 +15,7 @@ from engine.errors import IllegalTransition
 from engine.failures import Failure
 from engine.lifecycle import FINAL, EventType, Status, next_status
 from engine.route import Route, RouteDecision
+from engine.values import changed
 
 DEFAULT_SLIPPAGE_BPS: Final = 100
 MAX_SLIPPAGE_BPS: Final = 5000
@@ -38,7 +39,7 @@ class Retry:
     delay_milliseconds: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Detail:
     """The facts of one event."""
 
@@ -49,7 +50,7 @@ class Detail:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OrderEvent:
     """One step of an order's life. `time` is the database's, None until committed."""
 
@@ -113,7 +114,7 @@ class Transition:
         return Transition(following.order, (*self.events, *following.events))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Order:
     """One version of an order. `sequence` is the version and the number of its last event.
 
@@ -274,8 +275,8 @@ class Order:
         """An attempt that was not on record failed on chain: its number and its try are used up."""
         if self.live_attempt is not None or attempt.number < self.next_number:
             raise IllegalTransition("an attempt is adopted after the ones on record")
-        failed = replace(attempt, resolution=Resolution.LANDED_WITH_ERROR, evidence=evidence)
-        adopted = replace(self, attempts=(*self.attempts, failed), failure=failure, route=None)
+        failed = changed(attempt, resolution=Resolution.LANDED_WITH_ERROR, evidence=evidence)
+        adopted = changed(self, attempts=(*self.attempts, failed), failure=failure, route=None)
         detail = Detail(attempt=failed, failure=failure)
         if self.retries >= len(RETRY_DELAYS):
             return adopted._after(EventType.ORDER_FAILED, detail)
@@ -286,7 +287,7 @@ class Order:
         if self.retries >= len(RETRY_DELAYS):
             return self.fail(failure, route)
         detail = Detail(route=route, failure=failure)
-        return replace(self, failure=failure, route=None)._again(EventType.RETRY_SCHEDULED, detail)
+        return changed(self, failure=failure, route=None)._again(EventType.RETRY_SCHEDULED, detail)
 
     def fail(self, failure: Failure, route: RouteDecision | None = None) -> Transition:
         """A permanent refusal, or no try left, with nothing signed."""
@@ -306,19 +307,19 @@ class Order:
             raise IllegalTransition("an attempt that landed has swapped")
         attempt = self._resolved(resolution, evidence)
         attempts = (*self.attempts[:-1], attempt)
-        resolved = replace(self, attempts=attempts, failure=failure, route=None)
+        resolved = changed(self, attempts=attempts, failure=failure, route=None)
         return resolved, Detail(attempt=attempt, failure=failure)
 
     def _resolved(self, resolution: Resolution, evidence: Evidence) -> Attempt:
         live = self.live_attempt
         if live is None:
             raise IllegalTransition("there is no live attempt to resolve")
-        return replace(live, resolution=resolution, evidence=evidence)
+        return changed(live, resolution=resolution, evidence=evidence)
 
     def _again(self, event: EventType, detail: Detail) -> Transition:
         delay = RETRY_DELAYS[self.retries]
         retry = Retry(self.retries + 1, int(delay.total_seconds() * 1000))
-        return self._after(event, replace(detail, retry=retry), retries=retry.number, backoff=delay)
+        return self._after(event, changed(detail, retry=retry), retries=retry.number, backoff=delay)
 
     def _after(
         self,
@@ -329,7 +330,7 @@ class Order:
         status = next_status(self.status, event)
         facts.setdefault("backoff", None)
         facts.setdefault("settled", status in FINAL and status is not Status.CONFIRMED)
-        order = replace(self, status=status, sequence=self.sequence + 1, **facts)  # type: ignore[arg-type]
+        order = changed(self, status=status, sequence=self.sequence + 1, **facts)
         route = order.route or self.route
         venue = route.venue if route else None
         step = OrderEvent(

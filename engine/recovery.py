@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -12,6 +11,7 @@ from engine import adoption, rows, statements
 from engine.adoption import Landing
 from engine.errors import ClientOrderIdReused, StaleOrder
 from engine.order import Order, Transition
+from engine.values import changed
 
 
 async def take(transitions: Sequence[Transition], connection: Any) -> list[asyncpg.Record]:
@@ -34,7 +34,7 @@ async def recover(order: Order, connection: Any) -> list[asyncpg.Record]:
         if found is None:
             return []
         landing = rows.landing(found)
-        lost = replace(order, order_id=landing.order_id)
+        lost = changed(order, order_id=landing.order_id)
         _require_swap_of(lost, landing)
         if await connection.fetch(statements.ADD, *statements.new([lost], known=True)):
             await take(adoption.adopt(lost, landing), connection)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from engine.failures import Failure
 from engine.lifecycle import EventType, Status
 from engine.order import Detail, Order, OrderEvent, OrderRequest
 from engine.route import Leg, Route
+from engine.values import changed
 
 
 def encode(value: object) -> str:
@@ -24,12 +24,10 @@ def encode(value: object) -> str:
 
 def encode_detail(detail: Detail) -> str:
     if detail.attempt is not None:  # the signed bytes are in the attempts table
-        detail = replace(detail, attempt=replace(detail.attempt, transaction=b""))
-    facts = {name: getattr(detail, name) for name in _DETAIL_FIELDS}
-    return encode({name: fact for name, fact in facts.items() if fact is not None})
+        detail = changed(detail, attempt=changed(detail.attempt, transaction=b""))
+    return encode({name: fact for name, fact in vars(detail).items() if fact is not None})
 
 
-_DETAIL_FIELDS: Final = tuple(Detail.__slots__)
 _decode_detail: Final = msgspec.json.Decoder(Detail).decode
 _decode_evidence: Final = msgspec.json.Decoder(Evidence).decode
 _decode_legs: Final = msgspec.json.Decoder(tuple[Leg, ...]).decode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -28,6 +28,7 @@ from engine.errors import (
 from engine.lifecycle import Status
 from engine.order import Order, OrderEvent, Transition
 from engine.token import Token, Tokens
+from engine.values import changed
 
 logger = structlog.get_logger()
 
@@ -298,8 +299,8 @@ class Store:
         for order in orders:
             time = added.get(order.order_id)
             if time is not None:
-                stored = replace(order, create_time=time, update_time=time, read_time=time)
-                event = replace(stored.accept().event, time=time)
+                stored = changed(order, create_time=time, update_time=time, read_time=time)
+                event = changed(stored.accept().event, time=time)
                 results.append(Added(stored, event))
                 committed.append(Transition(stored, (event,)))
             elif (key := (order.account, order.client_order_id)) in earlier:
@@ -412,14 +413,14 @@ def _committed(
     if row is None:
         return recovery.stale(transition)
     time = row["update_time"]
-    order = replace(
+    order = changed(
         transition.order,
         not_before=row["not_before"],
         update_time=time,
         complete_time=row["complete_time"],
         read_time=time,
     )
-    return Transition(order, tuple([replace(event, time=time) for event in transition.events]))
+    return Transition(order, tuple([changed(event, time=time) for event in transition.events]))
 
 
 # ── opening ───────────────────────────────────────────────────────────────────────────────────
