@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 from engine.errors import Overloaded
@@ -19,7 +20,8 @@ class Batcher(Generic[Item, Result]):
     A lone item goes at once: nothing ever waits for company. While calls of `flush` are under
     way the next item waits until one is back, or for `patience_seconds` at most; then another
     call begins, up to `in_flight` of them. Each has at most `limit` items and at most one item a
-    `key`.
+    `key`. Of more than `undivided` items half go first, so that whoever goes on with them works
+    side by side with the call for the rest.
     `flush` answers in the order of its items; an exception among the answers is raised to that
     item's caller alone, an exception out of `flush` to all of the batch.
     """
@@ -31,6 +33,7 @@ class Batcher(Generic[Item, Result]):
         limit: int,
         in_flight: int,
         patience_seconds: float = 0,
+        undivided: int | None = None,
         waiting: int = 20_000,
         key: Callable[[Item], Hashable] | None = None,
     ) -> None:
@@ -39,6 +42,7 @@ class Batcher(Generic[Item, Result]):
         self._in_flight = in_flight
         self._patience_seconds = patience_seconds
         self._alarm: asyncio.TimerHandle | None = None
+        self._undivided = limit if undivided is None else undivided
         self._waiting = waiting
         self._key = key
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -121,7 +125,8 @@ class Batcher(Generic[Item, Result]):
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         keys: set[Hashable] = set()
         later: list[tuple[Item, asyncio.Future[Result]]] = []
-        while self._queue and len(batch) < self._limit:
+        size = min(self._limit, max(self._undivided, -(-len(self._queue) // 2)))
+        while self._queue and len(batch) < size:
             item, future = self._queue.popleft()
             if future.done():
                 continue  # its caller has gone
@@ -133,3 +138,45 @@ class Batcher(Generic[Item, Result]):
             batch.append((item, future))
         self._queue.extendleft(reversed(later))
         return batch
+
+
+class Meeting:
+    """Brings together again what went different ways at the same time.
+
+    Who is back waits for those that left before anybody was back and are still away, for
+    `patience_seconds` at most.
+    """
+
+    def __init__(self, patience_seconds: float) -> None:
+        self._patience_seconds = patience_seconds
+        self._leaving = _Party()
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """For the time of going a way of one's own."""
+        party = self._leaving
+        party.away += 1
+        try:
+            yield
+        finally:
+            party.away -= 1
+            if party is self._leaving:
+                self._leaving = _Party()
+            if not party.away:
+                party.all_back.set()
+        if party.away:
+            if party.alarm is None:
+                loop = asyncio.get_running_loop()
+                party.alarm = loop.call_later(self._patience_seconds, party.all_back.set)
+            await party.all_back.wait()
+        elif party.alarm is not None:
+            party.alarm.cancel()
+
+
+class _Party:
+    """Who left together."""
+
+    def __init__(self) -> None:
+        self.away = 0
+        self.all_back = asyncio.Event()
+        self.alarm: asyncio.TimerHandle | None = None

@@ -43,6 +43,9 @@ READERS: Final = 3
 # Batches grow while a statement runs; one that waits for a lock holds up the others no longer.
 PATIENCE_SECONDS: Final = 0.02
 BATCH_LIMIT: Final = 250
+# Orders that came together keep together all the way, and one process after the other works on
+# them. In two halves, two processes do.
+UNDIVIDED: Final = 32
 
 # How far the looks at an order that stands still back off.
 OFFER_AT_LEAST_EVERY: Final = timedelta(seconds=5)
@@ -102,6 +105,7 @@ class Store:
         self._adds: Batcher[tuple[Order, Allowance], Added] = Batcher(
             self._add_batch,
             limit=BATCH_LIMIT,
+            undivided=UNDIVIDED,
             in_flight=WRITERS,
             patience_seconds=PATIENCE_SECONDS,
         )

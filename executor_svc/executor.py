@@ -13,6 +13,7 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from engine.attempt import Attempt
+from engine.batch import Meeting
 from engine.chain import Chain
 from engine.errors import Overloaded, Refused, StaleOrder, Unanswered
 from engine.failures import Failure
@@ -33,6 +34,9 @@ from executor_svc.blockhash import RecentBlockhash
 logger = structlog.get_logger()
 
 MAX_SIGNED: Final = 20_000
+# Swaps are built by their venues and then go one way: simulated, recorded and sent together,
+# unless a venue takes longer than the others by this.
+PATIENCE_SECONDS: Final = 0.005
 
 
 class Executor:
@@ -55,6 +59,7 @@ class Executor:
         self._chain = chain
         self._blockhash = RecentBlockhash(chain)
         self._wallet = wallet
+        self._building = Meeting(PATIENCE_SECONDS)
         # Derived anew each time it is asked for, and dear.
         self._address = wallet.pubkey()
         self.wallet = str(self._address)
@@ -122,7 +127,8 @@ class Executor:
         """
         assert order.route is not None
         legs, floor = order.route.legs, _kept_floor(order)
-        built = await self._built(order, legs)
+        async with self._building.away():
+            built = await self._built(order, legs)
         terms = [self._terms(leg, swap) for leg, swap in zip(legs, built, strict=True)]
         number = order.next_number
         blockhash = await self._blockhash.get()

@@ -9,10 +9,11 @@ from collections.abc import Hashable, Sequence
 
 import pytest
 
-from engine.batch import Batcher
+from engine.batch import Batcher, Meeting
 from engine.errors import Overloaded
 
 PATIENCE_SECONDS = 10
+NEVER_SECONDS = 3600
 
 
 class Press:
@@ -295,3 +296,69 @@ async def test_whoever_does_not_give_up_gets_an_answer_under_any_disturbance(see
         c for c, r in zip(calls, results, strict=True) if isinstance(r, asyncio.CancelledError)
     }
     assert cancelled <= given_up
+
+
+async def test_half_of_what_came_together_goes_first_when_it_is_much() -> None:
+    press = Press()
+    batcher: Batcher[int, int] = Batcher(
+        press, limit=100, in_flight=1, patience_seconds=NEVER_SECONDS, undivided=4
+    )
+
+    calls = submit(batcher, *range(13))
+    await queued(len(calls))
+    press.let_go(4)
+
+    assert await answers(calls) == [item * item for item in range(13)]
+    assert [len(batch) for batch in press.batches] == [7, 4, 2]
+    calls = submit(batcher, *range(4))
+    assert await answers(calls) == [0, 1, 4, 9]
+    assert len(press.batches[-1]) == 4
+
+
+# ── meetings ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_who_is_back_goes_on_with_those_that_were_still_away() -> None:
+    meeting, gone_on = Meeting(NEVER_SECONDS), []
+    ways = {name: asyncio.Event() for name in "abc"}
+
+    async def go(name: str) -> None:
+        async with meeting.away():
+            await ways[name].wait()
+            if name == "b":
+                raise ValueError(name)
+        gone_on.append(name)
+
+    tasks = [asyncio.create_task(go(name)) for name in ways]
+    await queued(3)
+    ways["a"].set()
+    await queued(1)
+    assert gone_on == []
+    ways["b"].set()
+    await queued(1)
+    assert gone_on == []
+    ways["c"].set()
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sorted(gone_on) == ["a", "c"]
+    assert [type(result) for result in results] == [type(None), ValueError, type(None)]
+
+
+async def test_nobody_waits_for_one_that_stays_away() -> None:
+    meeting = Meeting(patience_seconds=0.001)
+    never = asyncio.Event()
+
+    async def go(way: asyncio.Event) -> None:
+        async with meeting.away():
+            await way.wait()
+
+    lost = asyncio.create_task(go(never))
+    await queued(1)
+    at_once = asyncio.Event()
+    at_once.set()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await asyncio.gather(go(at_once), go(at_once))
+        await go(at_once)
+        never.set()
+        await lost

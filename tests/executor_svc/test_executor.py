@@ -25,7 +25,9 @@ from engine.relay import Relay
 from engine.route import Leg, Route, RouteDecision
 from engine.store import Store
 from engine.trading import TradingState, TradingSwitch
-from executor_svc import blockhash
+from engine.v1 import venue_pb2
+from engine.venue import BuiltSwap
+from executor_svc import blockhash, executor
 from executor_svc.blockhash import RecentBlockhash
 from executor_svc.executor import Executor
 from executor_svc.settlement import Settlement
@@ -522,6 +524,65 @@ async def test_a_venue_that_cannot_build_is_retried_from_routing(desk: Desk) -> 
     order = await read(desk.store, order)
     assert (order.status, order.retries, order.route) == (Status.ROUTING, 1, None)
     assert order.backing_off
+
+
+class SlowVenue(FakeVenue):
+    """Builds once it is let."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        super().__init__(name, kind=kind)
+        self.asked, self.let = asyncio.Event(), asyncio.Event()
+        self.order: Order
+
+    async def build(self, swap: venue_pb2.SwapOrder) -> BuiltSwap:
+        self.asked.set()
+        await self.let.wait()
+        return await super().build(swap)
+
+
+async def two_building(desk: Desk) -> tuple[SlowVenue, SlowVenue, list[asyncio.Task[None]]]:
+    """Two venues that build, each for an order of its own, and the tasks that execute them."""
+    desk.venue = raydium = SlowVenue("raydium", "raydium_cpmm")
+    desk.other = meteora = SlowVenue("meteora", "meteora_damm_v2")
+    desk.again()
+    executing = []
+    for venue in (raydium, meteora):
+        venue.order = await desk.along(leg(venue.kind, "SOL USDC", 1_500_000_000, FLOOR))
+        executing.append(asyncio.create_task(desk.executor.execute(venue.order.order_id)))
+        async with asyncio.timeout(10):
+            await venue.asked.wait()
+    return raydium, meteora, executing
+
+
+async def test_swaps_that_two_venues_build_go_on_together(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "PATIENCE_SECONDS", 3600)
+    raydium, meteora, executing = await two_building(desk)
+
+    raydium.let.set()
+    for _ in range(20):  # far more than it takes to be back
+        await asyncio.sleep(0)
+    meteora.let.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*executing)
+
+    signed = [await read(desk.store, venue.order) for venue in (raydium, meteora)]
+    assert [order.status for order in signed] == [Status.SUBMITTED] * 2
+    # One statement recorded both: its time is theirs.
+    assert len({order.update_time for order in signed}) == 1
+
+
+async def test_a_venue_that_takes_its_time_to_build_holds_up_no_other(desk: Desk) -> None:
+    raydium, meteora, executing = await two_building(desk)
+
+    raydium.let.set()
+    async with asyncio.timeout(10):
+        await executing[0]
+        assert (await read(desk.store, raydium.order)).status is Status.SUBMITTED
+        assert not executing[1].done()
+        meteora.let.set()
+        await executing[1]
 
 
 def draining(built: list[Instruction]) -> list[Instruction]:
