@@ -33,8 +33,10 @@ SIMULATOR: Final[Mapping[str, str]] = {
     "CONFIRMED_AFTER_SLOTS": "0",
     "FINALIZED_AFTER_SLOTS": "0",
     "NODE_LAG_SLOTS": "0",
-    # A block comes every few milliseconds, so the market is as lively as with more a real slot.
-    "TRADES_A_SLOT": "1",
+    # A block comes every few milliseconds: a market that moved with each would be the simulator's
+    # work, many times what a real slot brings. Our own swaps move the pools.
+    "TRADES_A_SLOT": "0",
+    "DRIFT_PPM": "0",
 }
 SERVICES: Final[Mapping[str, str]] = {
     "LOG_LEVEL": "WARNING",

@@ -31,7 +31,7 @@ MAX_ITEMS: Final = 500
 QUOTE_LIFE_SECONDS: Final = 30
 # Watchers hear of nothing as often, so that silence tells them that they are cut off.
 PULSE_SECONDS: Final = 0.5
-PACE_SECONDS: Final = 0.04
+PACE_SECONDS: Final = 0.1
 # Well below the 4 MB that a gRPC message may have: a state has some thousand bytes.
 POOLS_A_MESSAGE: Final = 100
 
