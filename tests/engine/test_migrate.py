@@ -10,12 +10,22 @@ import asyncpg
 import pytest
 
 from engine import migrate as module
+from engine import wire
+from engine.attempt import Resolution
 from engine.errors import StartupError
+from engine.lifecycle import EventType, Status
 from engine.migrate import migrate
-from engine.store import open_store
+from engine.order import Order
+from engine.route import Leg, Route
+from engine.store import Store, open_store
+from gateway.explanation import explain
 from oee.postgres import Postgres
+from tests import builders
 
-SHIPPED = sorted(path.name for path in Path(module.__file__).parent.glob("migrations/*.sql"))
+SCRIPTS = Path(module.__file__).parent / "migrations"
+SHIPPED = sorted(path.name for path in SCRIPTS.glob("*.sql"))
+# Orders in every status, as the code wrote them when a route was one pool; see its README.
+BEFORE_LEGS = Path(__file__).parents[1] / "data" / "orders_before_legs.sql"
 
 
 async def ask(dsn: str, statement: str) -> list[asyncpg.Record]:
@@ -114,3 +124,105 @@ async def test_a_service_refuses_a_database_that_was_never_migrated(
     with pytest.raises(StartupError, match=r"python -m engine\.migrate"):
         async with open_store(empty):
             pass
+
+
+@pytest.fixture
+async def aged(empty: str, shelf: Path) -> AsyncIterator[Store]:
+    """A database whose orders were written before routes had legs."""
+    for name in SHIPPED:
+        if name < "0005":
+            (shelf / name).write_text((SCRIPTS / name).read_text())
+    await migrate(empty)
+    connection = await asyncpg.connect(empty, timeout=10)
+    await connection.execute(BEFORE_LEGS.read_text())
+    await connection.close()
+    for name in SHIPPED:
+        (shelf / name).write_text((SCRIPTS / name).read_text())
+    await migrate(empty)
+    async with open_store(empty) as store:
+        yield store
+
+
+async def keyed(store: Store, key: str) -> Order:
+    order = await store.get_by_client_order_id("default", key)
+    assert order is not None
+    return order
+
+
+async def test_orders_of_every_status_are_read_and_shown_after_routes_became_legs(
+    aged: Store,
+) -> None:
+    orders = await aged.list_orders("default", limit=100)
+
+    assert {order.status for order in orders} == set(Status)
+    kinds = set()
+    for order in orders:
+        events = await aged.events([(order.order_id, 0)], 100)
+        assert [event.sequence for event in events] == list(range(1, order.sequence + 1))
+        shown = [wire.event(order, event, aged.tokens) for event in events]
+        assert shown[-1].status == wire.order(order, aged.tokens).status
+        assert explain(order, events, aged.tokens).summary
+        kinds.update(event.type for event in events)
+    assert kinds == set(EventType)
+
+
+@pytest.mark.parametrize(
+    ("key", "venue", "pool", "kind", "quoted", "floor"),
+    [
+        ("routed", "raydium", "pool", "raydium_cpmm", 225_000_000, 222_750_000),
+        ("building", "raydium", "pool", "raydium_cpmm", 225_000_000, 222_750_000),
+        ("second-attempt", "meteora", "other pool", "meteora_dlmm", 226_000_000, 222_750_000),
+        ("adopted-when-pending", "unknown", "unknown", "", 224_000_000, 224_000_000),
+    ],
+)
+async def test_a_route_of_one_pool_becomes_one_leg_for_the_whole_order(
+    aged: Store, key: str, venue: str, pool: str, kind: str, quoted: int, floor: int
+) -> None:
+    order = await keyed(aged, key)
+    events = await aged.events([(order.order_id, 0)], 100)
+
+    leg = Leg(
+        venue, pool, kind, builders.SOL, builders.USDC, order.request.amount_in, quoted, floor
+    )
+    assert order.route == Route((leg,), quoted)
+    assert order.min_amount_out == floor
+    assert order.route.least_changes() == {
+        builders.SOL: -order.request.amount_in,
+        builders.USDC: order.min_amount_out,
+    }
+    decided = [event.detail.route for event in events if event.type is EventType.ROUTE_CHOSEN]
+    assert decided[-1] is not None
+    assert (decided[-1].route, decided[-1].venue) == (order.route, venue)
+    signed = [event.detail.attempt for event in events if event.detail.attempt is not None]
+    assert [attempt.legs for attempt in order.attempts] == [
+        attempt.legs for attempt in signed if attempt.resolution is None
+    ]
+    if signed:
+        assert order.attempts[-1].legs == (leg,)
+
+
+async def test_the_largest_amounts_survive_as_the_integers_that_they_are(aged: Store) -> None:
+    order = await keyed(aged, "largest")
+
+    assert order.route is not None
+    [leg] = order.route.legs
+    most = 2**64 - 1
+    assert (leg.amount_in, leg.quoted_amount_out, leg.min_amount_out) == (most, most, most)
+
+
+async def test_orders_from_before_legs_go_on_where_they_stood(aged: Store) -> None:
+    routed = await keyed(aged, "routed")
+    building = (await aged.save(routed.start_building())).order
+    signed = (await aged.save(building.sign(builders.attempt(building)))).order
+    submitted, confirmed = await keyed(aged, "submitted"), await keyed(aged, "confirmed")
+    fill = builders.fill(submitted)
+
+    filled = (await aged.save(submitted.confirm(fill))).order
+    for order in (filled, confirmed):
+        await aged.save(order.finalize(builders.EVIDENCE))
+
+    assert (await keyed(aged, "routed")).live_attempt == signed.attempts[-1]
+    for key in ("submitted", "confirmed"):
+        order = await keyed(aged, key)
+        assert order.settled
+        assert [attempt.resolution for attempt in order.attempts] == [Resolution.LANDED]
