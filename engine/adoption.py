@@ -21,7 +21,7 @@ WHY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Swapped:
-    """What a landed transaction paid and received, in base units."""
+    """What a landed transaction paid, and received of one token, in base units."""
 
     token_in: str
     token_out: str
@@ -32,9 +32,11 @@ class Swapped:
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """A finalized transaction of ours; `swapped` is None when it failed with `error`.
+    """A finalized transaction of ours; nothing was swapped when it failed with `error`.
 
     order_id, number and key_hash are its memo's; `context_slot` is of the node that showed it.
+    A route by way of a third token leaves some of that in the wallet: `swaps` has what was
+    received of each token, and only the order's request tells which was asked for.
     """
 
     order_id: UUID
@@ -44,7 +46,12 @@ class Landing:
     slot: int
     context_slot: int
     error: str = ""
-    swapped: Swapped | None = None
+    swaps: tuple[Swapped, ...] = ()
+
+    def swapped_for(self, request: OrderRequest) -> Swapped | None:
+        """What it did for such a request; None when it failed."""
+        first = self.swaps[0] if self.swaps else None
+        return next((s for s in self.swaps if s.token_out == request.token_out), first)
 
 
 def first_difference(request: OrderRequest, swapped: Swapped) -> str | None:
@@ -74,10 +81,10 @@ def adopt(order: Order, landing: Landing) -> list[Transition]:
 
     if order.status is Status.PENDING:
         order = take(order.start_routing())
-    if landing.swapped is None:
+    swapped = landing.swapped_for(order.request)
+    if swapped is None:
         take(order.adopt_failed(_attempt(order, landing), _evidence(landing), _failure(landing)))
         return taken
-    swapped = landing.swapped
     if order.route is None:
         order = take(order.choose_route(_decision(order, swapped)))
     if order.status is Status.ROUTING:

@@ -30,7 +30,8 @@ async def recover(order: Order, connection: Any) -> list[asyncpg.Record]:
     `order` asks for.
     """
     async with connection.transaction():
-        found = await connection.fetchrow(statements.ADOPTED, order.key_hash)
+        key = order.key_hash, order.request.token_out
+        found = await connection.fetchrow(statements.ADOPTED, *key)
         if found is None:
             return []
         landing = rows.landing(found)
@@ -50,8 +51,9 @@ def stale(transition: Transition) -> StaleOrder:
 
 
 def _require_swap_of(order: Order, landing: Landing) -> None:
-    assert landing.swapped is not None
-    difference = adoption.first_difference(order.request, landing.swapped)
+    swapped = landing.swapped_for(order.request)
+    assert swapped is not None
+    difference = adoption.first_difference(order.request, swapped)
     if difference is not None:
         raise ClientOrderIdReused(
             f"client_order_id {order.client_order_id} belongs to order {order.order_id}, which "

@@ -119,11 +119,13 @@ def landing(row: asyncpg.Record) -> Landing:
         signature=row["signature"],
         slot=row["slot"],
         context_slot=row["context_slot"],
-        swapped=Swapped(
-            token_in=row["token_in"],
-            token_out=row["token_out"],
-            amount_in=int(row["amount_in"]),
-            amount_out=int(row["amount_out"]),
-            network_fee_lamports=row["network_fee_lamports"],
+        swaps=(
+            Swapped(
+                token_in=row["token_in"],
+                token_out=row["token_out"],
+                amount_in=int(row["amount_in"]),
+                amount_out=int(row["amount_out"]),
+                network_fee_lamports=row["network_fee_lamports"],
+            ),
         ),
     )

@@ -78,7 +78,7 @@ class Signing:
         async def write(connection: Any) -> list[asyncpg.Record]:
             async with connection.transaction():
                 await connection.execute(STOP_ADDING)
-                await connection.executemany(RECORD, [_row(landing) for landing in landings])
+                await connection.executemany(RECORD, _rows(landings))
             return []
 
         await self._store.ask(write)
@@ -89,22 +89,24 @@ class Signing:
         return {row["key_hash"]: UUID(int=row["order_id"].int) for row in found}
 
 
-def _row(landing: Landing) -> tuple[object, ...]:
-    swapped = landing.swapped
-    assert swapped is not None
-    return (
-        landing.signature,
-        landing.order_id,
-        landing.number,
-        landing.key_hash,
-        landing.slot,
-        landing.context_slot,
-        swapped.token_in,
-        swapped.token_out,
-        swapped.amount_in,
-        swapped.amount_out,
-        swapped.network_fee_lamports,
-    )
+def _rows(landings: Sequence[Landing]) -> list[tuple[object, ...]]:
+    return [
+        (
+            landing.signature,
+            landing.order_id,
+            landing.number,
+            landing.key_hash,
+            landing.slot,
+            landing.context_slot,
+            swapped.token_in,
+            swapped.token_out,
+            swapped.amount_in,
+            swapped.amount_out,
+            swapped.network_fee_lamports,
+        )
+        for landing in landings
+        for swapped in landing.swaps
+    ]
 
 
 async def _together(connection: Any, *statements: str) -> list[asyncpg.Record]:

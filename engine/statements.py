@@ -330,7 +330,9 @@ SELECT e.* FROM unnest($1::uuid[], $2::integer[]) AS w (order_id, after)
 """
 
 ADOPTED_OF: Final = "SELECT key_hash FROM adopted_swaps WHERE key_hash = ANY($1::text[])"
-ADOPTED: Final = "SELECT * FROM adopted_swaps WHERE key_hash = $1 ORDER BY slot LIMIT 1"
+ADOPTED: Final = """
+SELECT * FROM adopted_swaps WHERE key_hash = $1 ORDER BY slot, token_out = $2 DESC LIMIT 1
+"""
 
 COUNT_WAITING: Final = """
 SELECT count(*) AS waiting

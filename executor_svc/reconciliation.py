@@ -85,7 +85,7 @@ class Reconciliation:
         logger.info("signing is halted")
         final = await self._until_all_is_final()
         landings = await self._not_on_record(final)
-        swaps = [landing for landing in landings if landing.swapped is not None]
+        swaps = [landing for landing in landings if landing.swaps]
         await self._signing.record(swaps)
         same_key = await self._signing.orders_by_key([swap.key_hash for swap in swaps])
         is_clear = True
@@ -96,7 +96,7 @@ class Reconciliation:
                 order = await self._store.get(same_key[landing.key_hash])
             if order is not None:
                 is_clear &= await self._lead(order, landing)
-            elif landing.swapped is not None:
+            elif landing.swaps:
                 report.kept.append(str(landing.order_id))
         if is_clear:
             await self._signing.lift()
@@ -156,9 +156,9 @@ class Reconciliation:
             for signature, record in zip(batch, records, strict=True):
                 memo = read_memo(signature.memo)
                 assert memo is not None
-                swapped = None if record.error else _swapped(record, self._wallet)
+                swaps = () if record.error else _swaps(record, self._wallet)
                 landing = Landing(
-                    *memo, signature.signature, record.slot, context_slot, record.error, swapped
+                    *memo, signature.signature, record.slot, context_slot, record.error, swaps
                 )
                 landings.append(landing)
         return landings
@@ -181,7 +181,7 @@ class Reconciliation:
         raise Unanswered(f"services keep moving order {landing.order_id}; stop them first")
 
     async def _adopt(self, order: Order, landing: Landing) -> bool:
-        order_id, swapped = str(order.order_id), landing.swapped
+        order_id, swapped = str(order.order_id), landing.swapped_for(order.request)
         if landing.signature in {attempt.signature for attempt in order.attempts}:
             return True
         if swapped is None and landing.number < order.next_number:
@@ -250,17 +250,20 @@ async def _answered(call: Callable[[], Awaitable[Answer]]) -> Answer:
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _swapped(record: TransactionReading, wallet: str) -> Swapped | None:
-    """What the wallet paid and received; None when the transaction failed.
+def _swaps(record: TransactionReading, wallet: str) -> tuple[Swapped, ...]:
+    """What the wallet paid, and received of each token.
 
-    Raises Unanswered when it did not swap one token for another, as all of ours do.
+    Raises Unanswered when it did not pay with one token for others, as all of ours do.
     """
-    if record.error:
-        return None
     changes = {mint: change for (owner, mint), change in record.changes.items() if owner == wallet}
     paid = [mint for mint, change in changes.items() if change < 0]
-    received = [mint for mint, change in changes.items() if change > 0]
-    if len(paid) != 1 or len(received) != 1:
-        raise Unanswered("a transaction with our memo is not a swap of one token for another")
-    [token_in], [token_out] = paid, received
-    return Swapped(token_in, token_out, -changes[token_in], changes[token_out], record.fee_lamports)
+    received = {mint: change for mint, change in changes.items() if change > 0}
+    if len(paid) != 1 or not received:
+        raise Unanswered("a transaction with our memo does not pay with one token for others")
+    [token_in] = paid
+    return tuple(
+        [
+            Swapped(token_in, token_out, -changes[token_in], amount_out, record.fee_lamports)
+            for token_out, amount_out in received.items()
+        ]
+    )

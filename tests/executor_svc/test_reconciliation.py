@@ -16,6 +16,7 @@ from engine.errors import ClientOrderIdReused, StaleOrder, Unanswered
 from engine.lifecycle import EventType, Status
 from engine.migrate import migrate
 from engine.order import Order
+from engine.route import Route, RouteDecision
 from engine.signing import Signing
 from engine.store import Store, open_store
 from executor_svc import reconciliation
@@ -23,7 +24,7 @@ from executor_svc.reconciliation import Reconciliation, Report
 from oee.postgres import Postgres
 from tests import builders
 from tests.engine.test_store import execute, read
-from tests.executor_svc.test_executor import WALLET, Desk
+from tests.executor_svc.test_executor import FLOOR, TWO_HOPS, WALLET, Desk
 from tests.fakes import FakeChain
 
 TABLES: Final = ("orders", "attempts", "order_events", "signing")
@@ -293,6 +294,45 @@ async def test_a_lost_orders_key_is_refused_for_another_request(
 
     with pytest.raises(ClientOrderIdReused, match=next(reversed(request_))):
         await restored.store.add(builders.new_order("key", **request_))
+
+
+async def swap_by_way_of_ray(lost: LostDesk, order: Order) -> Order:
+    """What the lost database saw of a route that left some RAY in the wallet."""
+    legs = Route(TWO_HOPS, TWO_HOPS[-1].quoted_amount_out)
+    order = await lost.relay.commit(order.start_routing())
+    await lost.relay.commit(order.choose_route(RouteDecision((), "for the test", legs, FLOOR)))
+    swapped = await swap(lost, order)
+    [landed] = lost.chain.landed.values()
+    assert landed.changes()[landed.wallet, builders.RAY] > 0
+    return swapped
+
+
+async def test_a_swap_that_left_some_of_a_third_token_is_adopted_for_what_was_asked_for(
+    lost: LostDesk, restored: Restored
+) -> None:
+    order = await pending(lost, "key")
+    await restored.backup()
+    swapped = await swap_by_way_of_ray(lost, order)
+
+    report = await restored.reconcile()
+
+    found = await read(restored.store, order)
+    assert (report.confirmed, report.signing) == ([str(order.order_id)], "allowed")
+    assert (found.status, found.settled, found.fill) == (Status.CONFIRMED, True, swapped.fill)
+
+
+async def test_a_lost_order_that_left_some_of_a_third_token_gets_its_swap_when_submitted_again(
+    lost: LostDesk, restored: Restored
+) -> None:
+    await restored.backup()
+    swapped = await swap_by_way_of_ray(lost, await pending(lost, "key"))
+
+    report = await restored.reconcile()
+    added = await restored.store.add(builders.new_order("key"))
+
+    assert (report.kept, report.signing) == ([str(swapped.order_id)], "allowed")
+    assert (added.event, added.order.order_id) == (None, swapped.order_id)
+    assert (added.order.status, added.order.fill) == (Status.CONFIRMED, swapped.fill)
 
 
 async def test_a_lost_order_that_was_submitted_again_too_early_gets_its_swap(
