@@ -120,6 +120,11 @@ class Market:
             }
         return following
 
+    def without(self, addresses: Collection[str]) -> Market:
+        """The market as if these pools were not there."""
+        left = [pool for address, pool in self._pools.items() if address not in addresses]
+        return Market(left, self.now, self.venues)
+
     def _offer_of(self, pool: Pool, zero_for_one: bool) -> Offer | None:
         key = (pool.address, zero_for_one)
         if key not in self._offer:

@@ -34,36 +34,43 @@ class Stream:
     pools: dict[str, pb.Pool] = field(default_factory=dict)
     # Told, and not looked at yet.
     unread: dict[Pair, set[str]] = field(default_factory=dict)
-    # Pairs with a pool whose arithmetic is not known here.
-    opaque: set[Pair] = field(default_factory=set)
+    # Pools whose arithmetic is not known here, of each pair that has some.
+    opaque: dict[Pair, set[str]] = field(default_factory=dict)
     slot: int = 0
     time: int = 0
     heard: float = 0.0
     complete: bool = False
 
     def hear(self, message: pb.WatchPoolsResponse, now: float) -> None:
-        """Take over what a message tells."""
-        # Nothing tells "that was all of them" but a message without a pool that is new.
-        self.complete |= all(pool.address in self.pools for pool in message.pools)
+        """Take over what a message tells; raises Refused when it cannot be so."""
+        # Nothing tells "that was all of them" but a message without a pool that is new; a venue
+        # that has told none yet may have nothing to say but that it is there.
+        self.complete |= bool(self.pools) and all(p.address in self.pools for p in message.pools)
         self.slot, self.time, self.heard = message.slot, message.time, now
         for pool in message.pools:
+            known = self.pools.get(pool.address)
+            if known is not None and (known.mint_a, known.mint_b) != (pool.mint_a, pool.mint_b):
+                raise Refused("VENUE_ANSWER_INVALID", f"pool {pool.address} changed its mints")
             self.pools[pool.address] = pool
             self.unread.setdefault(_pair(pool), set()).add(pool.address)
+        if len(self.pools) > MAX_POOLS:
+            raise Refused("VENUE_ANSWER_INVALID", f"there are more than {MAX_POOLS} pools")
 
     def forget_what_was_read(self) -> None:
         """All is news again."""
         for pool in self.pools.values():
             self.unread.setdefault(_pair(pool), set()).add(pool.address)
 
-    def read(self, venue: str, mints: frozenset[str]) -> Iterable[Pool]:
-        """What is news of pools between these mints."""
+    def read(self, venue: str, mints: frozenset[str]) -> Iterable[tuple[str, Pool | None]]:
+        """What is news of pools between these mints, by address; None: not to be computed here."""
         for pair in [pair for pair in self.unread if pair <= mints]:
+            opaque = self.opaque.pop(pair, set())
             for address in self.unread.pop(pair):
                 known = _decoded(venue, self.pools[address])
-                if known is None:
-                    self.opaque.add(pair)
-                else:
-                    yield known
+                (opaque.add if known is None else opaque.discard)(address)
+                yield address, known
+            if opaque:
+                self.opaque[pair] = opaque
 
 
 class PoolBook:
@@ -110,8 +117,13 @@ class PoolBook:
                 self._streams[name].forget_what_was_read()
         wanted = frozenset(mints)
         streams = [(name, self._streams[name]) for name in trusted]
-        changed = [pool for name, stream in streams for pool in stream.read(name, wanted)]
+        news = [(name, *each) for name, stream in streams for each in stream.read(name, wanted)]
         now = max([stream.time for _, stream in streams], default=0)
+        held = self._market.pools
+        gone = {at for name, at, p in news if p is None and at in held and held[at].venue == name}
+        if gone:
+            self._market = self._market.without(gone)
+        changed = [pool for _, _, pool in news if pool is not None]
         if changed or now != self._market.now:
             self._market = self._market.after(changed, now)
         return self._market
@@ -133,10 +145,6 @@ class PoolBook:
                 async for message in venue.pools():
                     stream = self._streams.setdefault(name, Stream())
                     stream.hear(message, loop.time())
-                    if len(stream.pools) > MAX_POOLS:
-                        raise Refused(
-                            "VENUE_ANSWER_INVALID", f"{name} has more than {MAX_POOLS} pools"
-                        )
             except Refused as refused:
                 logger.debug("no pools from the venue", venue=name, why=str(refused))
             # What it told is not worth anything any more: it may miss what comes next.
@@ -156,7 +164,7 @@ def _decoded(venue: str, pool: pb.Pool) -> Pool | None:
         return None
     try:
         state = kind.load(msgspec.json.decode(pool.state))
-    except (InvalidSnapshot, msgspec.DecodeError) as error:
+    except (InvalidSnapshot, msgspec.DecodeError, RecursionError) as error:
         logger.warning("a pool's state is not one", venue=venue, pool=pool.address, why=str(error))
         return None
     return Pool(venue, pool.address, pool.kind, pool.mint_a, pool.mint_b, state, pool.slot)

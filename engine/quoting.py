@@ -46,24 +46,34 @@ class Quoter:
         """The best route now, or why there is none; `order_id` is for the venues' logs alone.
 
         Venues whose pools are not known from their streams are asked in parallel, under one
-        deadline; those that fail or are late hold up nobody else.
+        deadline; those that fail or are late hold up nobody else. What a stream does not tell
+        ends no order: before anything is refused for good, every venue is asked.
         """
         names = request.venues or tuple(self._venues)
         pair = (request.token_in, request.token_out)
         # Both of one moment: a venue that is not in the market is asked.
         market = self._book.market({*pair, *self._rules.intermediates})
         asked = self._book.beyond(market, names, pair)
-        quotes: Sequence[VenueQuote] = ()
-        if asked:
-            quotes = await gather_quotes(
-                self._venues, asked, request, order_id, self._quote_timeout_seconds
+
+        async def ask(some: Sequence[str]) -> Sequence[VenueQuote]:
+            return await gather_quotes(
+                self._venues, some, request, order_id, self._quote_timeout_seconds
             )
-        return choose(
-            request,
-            pinned_floor,
-            market,
-            quotes,
-            self._rules,
-            self._scores.scores,
-            max_price_impact_bps,
-        )
+
+        def chosen(quotes: Sequence[VenueQuote]) -> RouteDecision | NoOffer:
+            return choose(
+                request,
+                pinned_floor,
+                market,
+                quotes,
+                self._rules,
+                self._scores.scores,
+                max_price_impact_bps,
+            )
+
+        quotes = await ask(asked) if asked else ()
+        offer = chosen(quotes)
+        rest = [name for name in names if name not in asked]
+        if isinstance(offer, NoOffer) and offer.permanent and rest:
+            offer = chosen([*quotes, *await ask(rest)])
+        return offer

@@ -58,7 +58,10 @@ def choose(
     ways = Candidates(request, market, rules, scores)
     limit = None if max_price_impact_bps is None else max_price_impact_bps * PPM_A_BPS
     remote = [q for q in quotes if not request.venues or q.venue in request.venues]
-    asked = tuple(sorted([*remote, *ways.quotes(limit)], key=lambda quote: quote.venue))
+    # A venue's own word stands in for what the stream of its pools did not tell.
+    told = {quote.venue for quote in remote}
+    local = [q for q in ways.quotes(limit) if q.refusal is None or q.venue not in told]
+    asked = tuple(sorted([*remote, *local], key=lambda quote: quote.venue))
     offered = [ways.single(quote) for quote in asked if quote.refusal is None]
     singles = _within(offered, limit)
     several = ways.several(max(singles, key=_net, default=None))

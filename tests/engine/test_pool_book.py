@@ -296,3 +296,56 @@ async def test_a_book_that_follows_nobody_asks_everybody() -> None:
 
     assert addresses(market) == set()
     assert book.beyond(market, ("meteora", "raydium"), (SOL, USDC)) == ["meteora", "raydium"]
+
+
+async def test_a_stream_that_has_told_no_pool_is_not_complete(start: Start) -> None:
+    running = await start("raydium")
+
+    # The venue is there, and still reading its pools.
+    running.tell("raydium", news(5), news(6))
+    await running.until(lambda: "raydium" in running.book._streams)
+    running.tell("raydium", news(7, pool("a")))
+    await running.until(lambda: running.book._streams["raydium"].slot == 7)
+    assert running.book.trusted() == set()
+
+    running.tell("raydium", news(8))
+    assert addresses(await running.until_trusted("raydium")) == {"a"}
+
+
+async def test_a_pool_that_cannot_be_computed_any_more_is_gone_until_it_can_be_again(
+    start: Start,
+) -> None:
+    running = await start("raydium")
+    running.tell("raydium", news(5, pool("a"), pool("b")), news(6))
+    await running.until_trusted("raydium")
+
+    running.tell("raydium", news(7, pool("a", state="{}"), time=1_800_000_060))
+    await running.until(lambda: running.book.market(MINTS).now == 1_800_000_060)
+    assert addresses(running.book.market(MINTS)) == {"b"}
+    assert running.book.beyond(running.book.market(MINTS), ("raydium",), (SOL, USDC)) == ["raydium"]
+
+    running.tell("raydium", news(8, pool("a"), time=1_800_000_120))
+    await running.until(lambda: running.book.market(MINTS).now == 1_800_000_120)
+    assert addresses(running.book.market(MINTS)) == {"a", "b"}
+    assert running.book.beyond(running.book.market(MINTS), ("raydium",), (SOL, USDC)) == []
+
+
+async def test_a_state_that_is_not_one_takes_no_other_pool_of_the_pair_along(start: Start) -> None:
+    running = await start("raydium")
+    deep = pool("deep", state="[" * 100_000)
+    running.tell("raydium", news(5, *[pool(f"{n}") for n in range(9)], deep), news(6))
+
+    market = await running.until_trusted("raydium")
+
+    assert addresses(market) == {str(n) for n in range(9)}
+
+
+async def test_a_pool_whose_mints_change_ends_its_stream(start: Start) -> None:
+    running = await start("raydium")
+    running.tell("raydium", news(5, pool("a")), news(6))
+    await running.until_trusted("raydium")
+
+    running.tell("raydium", news(7, pool("a", mint_b=USDT)))
+    await running.until(lambda: running.venues["raydium"].opened == 2)
+
+    assert running.book.trusted() == set()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.errors import Refused
+from engine.order import OrderRequest
 from engine.paths import Rules
 from engine.pool_book import PoolBook, Stream
 from engine.quoting import Quoter
@@ -20,7 +21,8 @@ from engine.store import Store
 from engine.v1 import venue_pb2 as pb
 from engine.venue_scores import VenueScores
 from tests import builders
-from tests.builders import SOL, USDC
+from tests.builders import RAY, SOL, USDC
+from tests.engine.test_pool_book import news, pool
 from tests.fakes import FakeVenue
 
 PATIENCE_SECONDS = 15
@@ -169,3 +171,74 @@ async def test_when_the_streams_are_gone_everybody_is_asked(start: Start) -> Non
 
     assert [(quote.venue, quote.is_local) for quote in decision.quotes] == [("raydium", False)]
     assert raydium.asked == 1
+
+
+SMALL = OrderRequest(SOL, USDC, 1_000)
+
+
+class Asked(FakeVenue):
+    """Counts how often it is asked for a quote."""
+
+    times = 0
+
+    async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
+        self.times += 1
+        return await super().quote(query, timeout_seconds)
+
+
+def quoting(store: Store, venues: dict[str, Asked], *told: pb.WatchPoolsResponse) -> Quoter:
+    """A quoter whose streams, of all these venues, have told that much."""
+    book = PoolBook({}, max_slot_lag=10)
+    for name in venues:
+        stream = book._streams[name] = Stream()
+        for message in told:
+            stream.hear(message, asyncio.get_running_loop().time())
+    return Quoter(dict(venues), book, VenueScores(store), Rules(), 2)
+
+
+async def decide(quoter: Quoter, request: OrderRequest = SMALL) -> RouteDecision | NoOffer:
+    async with asyncio.timeout(15):
+        return await quoter.decide(request)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [pool("b", kind=""), pool("b", state="[" * 100_000), pool("b", state='{"vault_0": 0}')],
+    ids=["kept to itself", "bottomless", "impossible"],
+)
+async def test_the_first_order_of_a_pair_with_nothing_but_an_unknown_pool_is_quoted_by_its_venue(
+    store: Store, unknown: pb.Pool
+) -> None:
+    venue = Asked("raydium")
+
+    decision = await decide(quoting(store, {"raydium": venue}, news(5, unknown), news(6)))
+
+    assert isinstance(decision, RouteDecision)
+    assert [(quote.venue, quote.refusal) for quote in decision.quotes] == [("raydium", None)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (OrderRequest(SOL, RAY, 1_000), "NO_ROUTE"),
+        (OrderRequest(SOL, USDC, 1), "INSUFFICIENT_LIQUIDITY"),
+    ],
+    ids=["no pool", "too little"],
+)
+async def test_what_a_stream_does_not_tell_ends_no_order_unless_the_venue_says_so_too(
+    store: Store, request_: OrderRequest, reason: str
+) -> None:
+    venue = Asked("raydium")
+    quoter = quoting(store, {"raydium": venue}, news(5, pool("a")), news(6))
+
+    venue.refusal = Refused("VENUE_UNAVAILABLE", "raydium is away")
+    away = await decide(quoter, request_)
+    word = "NO_POOL" if reason == "NO_ROUTE" else reason
+    venue.refusal = Refused(word, "raydium has nothing for this", permanent=True)
+    refused = await decide(quoter, request_)
+
+    assert isinstance(away, NoOffer)
+    assert isinstance(refused, NoOffer)
+    assert (away.permanent, away.failure.reason) == (False, "VENUE_UNAVAILABLE")
+    assert (refused.permanent, refused.failure.reason) == (True, reason)
+    assert len(refused.decision.quotes) == 1
