@@ -214,11 +214,18 @@ def _address(text: str) -> Pubkey:
 def _kept_floor(order: Order) -> int:
     """What the route's legs together yield at least; Refused unless they keep the order's terms.
 
-    They pay exactly what the order pays, need nothing of a third token, and yield its floor (R6).
+    They swap at allowed venues alone, pay exactly what the order pays, need nothing of a third
+    token, and yield its floor (R6).
     """
     assert order.route is not None
     assert order.min_amount_out is not None
     request, least = order.request, order.route.least_changes()
+    foreign = {leg.venue for leg in order.route.legs}.difference(request.venues)
+    if request.venues and foreign:
+        raise Refused(
+            "ROUTE_REFUSED",
+            f"the route swaps at {', '.join(sorted(foreign))}, which the order does not allow",
+        )
     paid, floor = -least.pop(request.token_in, 0), least.pop(request.token_out, 0)
     short = any(change < 0 for change in least.values())
     if paid != request.amount_in or floor < order.min_amount_out or short:

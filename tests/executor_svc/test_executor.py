@@ -88,9 +88,9 @@ class Desk:
         await self.router.route(order.order_id)
         return await read(self.store, order)
 
-    async def along(self, *legs: Leg) -> Order:
+    async def along(self, *legs: Leg, **request: Any) -> Order:
         """An order whose route is these legs."""
-        order = (await self.store.add(builders.new_order())).order
+        order = (await self.store.add(builders.new_order(**request))).order
         quoted = sum(leg.quoted_amount_out for leg in legs if leg.mint_out == builders.USDC)
         decision = RouteDecision((), "for the test", Route(legs, quoted), FLOOR)
         order = await self.relay.commit(order.start_routing())
@@ -211,6 +211,20 @@ async def test_legs_that_do_not_keep_what_was_agreed_are_never_signed(
     assert (order.status, order.attempts, desk.chain.sent) == (Status.ROUTING, (), [])
     assert order.failure is not None
     assert order.failure.reason == reason
+
+
+async def test_a_route_at_a_venue_that_the_order_does_not_allow_is_never_signed(
+    desk: Desk,
+) -> None:
+    order = await desk.along(*SPLIT, venues=("raydium",))
+
+    await desk.executor.execute(order.order_id)
+
+    order = await read(desk.store, order)
+    assert (order.status, order.attempts, desk.chain.sent) == (Status.ROUTING, (), [])
+    assert order.failure is not None
+    assert order.failure.reason == "ROUTE_REFUSED"
+    assert "at meteora, which the order does not allow" in order.failure.message
 
 
 async def test_a_venue_that_is_not_configured_ends_the_order(desk: Desk) -> None:
