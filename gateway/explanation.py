@@ -40,7 +40,7 @@ def explain(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> pb.Ex
             attempt=wire.attempt(attempt, token_out, tokens),
             sign_time=_time(told, signed=True),
             resolve_time=_time(told, signed=False),
-            fill=_fill(order, attempt, tokens),
+            fill=_fill(order, attempt, events, tokens),
         )
     _add_stages(response, events)
     return response
@@ -217,10 +217,14 @@ def _concerns(event: OrderEvent, attempt: Attempt) -> bool:
     return event.detail.attempt is not None and event.detail.attempt.number == attempt.number
 
 
-def _fill(order: Order, attempt: Attempt, tokens: Tokens) -> pb.Fill | None:
+def _fill(
+    order: Order, attempt: Attempt, events: Sequence[OrderEvent], tokens: Tokens
+) -> pb.Fill | None:
     if order.fill is None or order.fill.signature != attempt.signature:
         return None
-    return wire.fill(order.fill, order.request, tokens)
+    # Only the event tells what it left of other tokens.
+    told = [event.detail.fill for event in events if event.detail.fill == order.fill]
+    return wire.fill((told and told[-1]) or order.fill, order.request, tokens)
 
 
 def _time(events: Sequence[OrderEvent], *, signed: bool) -> Timestamp | None:
