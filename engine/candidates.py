@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from engine import network_cost
 from engine.amm.fixed_point import ceil_div
-from engine.amm.swap import Swap, SwapFailed
+from engine.amm.swap import Swap, SwapFailed, require_u64
 from engine.failures import Failure
 from engine.market import Market, Offer
 from engine.order import OrderRequest
@@ -190,7 +190,7 @@ class Candidates:
         whole = self._request.amount_in
         lamports = _fee_lamports(tuple(leg.kind for leg in legs))
         return Candidate(
-            Route(tuple(legs), paid),
+            Route(tuple(legs), require_u64("amount out", paid)),
             ceil_div(impact, whole),
             lamports,
             self._cost(lamports),

@@ -340,7 +340,10 @@ async def test_a_state_that_is_not_one_takes_no_other_pool_of_the_pair_along(sta
     assert addresses(market) == {str(n) for n in range(9)}
 
 
-async def test_a_pool_whose_mints_change_ends_its_stream(start: Start) -> None:
+async def test_a_pool_whose_mints_change_ends_its_stream(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(venue, "SILENCE_SECONDS", 60)
     running = await start("raydium")
     running.tell("raydium", news(5, pool("a")), news(6))
     await running.until_trusted("raydium")

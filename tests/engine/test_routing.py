@@ -660,3 +660,16 @@ def test_what_is_recorded_of_a_decision_repeats_no_quote() -> None:
     # What a split pays, and what a network fee decided, no quote tells.
     assert split.on_record == split
     assert dear.on_record == dear
+
+
+def test_pools_that_would_pay_more_together_than_an_amount_can_be_are_no_split() -> None:
+    most = 2**64 - 1
+    state = raydium_amm_v4.Pool(10**9, most, 25, 10_000)
+    pools = [Pool("raydium", at, "raydium_amm_v4", SOL, USDC, state, 1) for at in ("a", "b")]
+
+    decision = choose(OrderRequest(SOL, USDC, 10**12), None, Market(pools, NOW), [])
+
+    assert isinstance(decision, RouteDecision)
+    assert decision.route is not None
+    assert len(decision.route.legs) == 1
+    assert most // 2 < decision.route.quoted_amount_out <= most
