@@ -41,7 +41,8 @@ class VenueServiceStub:
     """The venue's instructions for quoted swaps. Has no effect on the chain; safe to repeat."""
     WatchPools: _grpc.UnaryStreamMultiCallable[_venue_pb2.WatchPoolsRequest, _venue_pb2.WatchPoolsResponse]
     """Every pool once, then each again whenever it changes, and new pools as they appear. At least
-    one message a second, even when nothing changed: silence means that the stream is stale.
+    one message a second, even when nothing changed: silence means that the stream is stale. The
+    first message after a pool was told that tells no further one says that those were all.
     """
 
 @_typing.type_check_only
@@ -57,7 +58,8 @@ class VenueServiceAsyncStub(VenueServiceStub):
     """The venue's instructions for quoted swaps. Has no effect on the chain; safe to repeat."""
     WatchPools: _aio.UnaryStreamMultiCallable[_venue_pb2.WatchPoolsRequest, _venue_pb2.WatchPoolsResponse]  # type: ignore[assignment]
     """Every pool once, then each again whenever it changes, and new pools as they appear. At least
-    one message a second, even when nothing changed: silence means that the stream is stale.
+    one message a second, even when nothing changed: silence means that the stream is stale. The
+    first message after a pool was told that tells no further one says that those were all.
     """
 
 class VenueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -94,7 +96,8 @@ class VenueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_venue_pb2.WatchPoolsResponse], _abc.AsyncIterator[_venue_pb2.WatchPoolsResponse]]:
         """Every pool once, then each again whenever it changes, and new pools as they appear. At least
-        one message a second, even when nothing changed: silence means that the stream is stale.
+        one message a second, even when nothing changed: silence means that the stream is stale. The
+        first message after a pool was told that tells no further one says that those were all.
         """
 
 def add_VenueServiceServicer_to_server(servicer: VenueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
