@@ -15,6 +15,8 @@ from engine import runtime
 # Any constant: it only has to be the same in every process that migrates.
 ADVISORY_LOCK: Final = 0x0EE
 DEADLINE_SECONDS: Final = 60.0
+# A script may have to write every order and event anew, some ten thousand a second.
+SCRIPT_SECONDS: Final = 3 * 3600.0
 
 logger = structlog.get_logger()
 
@@ -31,7 +33,9 @@ async def migrate(dsn: str) -> list[str]:
     applied = []
     connection = await asyncpg.connect(dsn, timeout=10, command_timeout=DEADLINE_SECONDS)
     try:
-        await connection.execute("SELECT pg_advisory_lock($1)", ADVISORY_LOCK)
+        await connection.execute(
+            "SELECT pg_advisory_lock($1)", ADVISORY_LOCK, timeout=SCRIPT_SECONDS
+        )
         await connection.execute(
             "CREATE TABLE IF NOT EXISTS migrations "
             "(name text PRIMARY KEY, apply_time timestamptz NOT NULL DEFAULT now())"
@@ -42,7 +46,7 @@ async def migrate(dsn: str) -> list[str]:
             if script.name in known or not script.name.endswith(".sql"):
                 continue
             async with connection.transaction():
-                await connection.execute(script.read_text())
+                await connection.execute(script.read_text(), timeout=SCRIPT_SECONDS)
                 await connection.execute("INSERT INTO migrations (name) VALUES ($1)", script.name)
             applied.append(script.name)
     finally:

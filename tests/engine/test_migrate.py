@@ -93,6 +93,15 @@ async def test_scripts_run_by_name_and_only_those_that_are_missing(empty: str, s
     ]
 
 
+async def test_a_script_may_take_longer_than_a_statement(
+    empty: str, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DEADLINE_SECONDS", 0.5)
+    (shelf / "0001_first.sql").write_text("SELECT pg_sleep(0.8)")
+
+    assert await migrate(empty) == ["0001_first.sql"]
+
+
 @pytest.mark.parametrize(
     "flaw",
     [
@@ -155,7 +164,7 @@ async def test_orders_of_every_status_are_read_and_shown_after_routes_became_leg
     orders = await aged.list_orders("default", limit=100)
 
     assert {order.status for order in orders} == set(Status)
-    kinds = set()
+    kinds: set[EventType] = set()
     for order in orders:
         events = await aged.events([(order.order_id, 0)], 100)
         assert [event.sequence for event in events] == list(range(1, order.sequence + 1))
