@@ -42,7 +42,7 @@ WITH recent AS (
      ORDER BY a.order_id DESC, a.number DESC LIMIT $2
 )
 SELECT v.venue, count(*) AS attempts, count(*) FILTER (WHERE NOT r.landed) AS failed,
-       (avg((r.amount_out - r.quoted_amount_out) * 1000000 / r.quoted_amount_out)
+       (avg(least(1000000, (r.amount_out - r.quoted_amount_out) * 1000000 / r.quoted_amount_out))
             FILTER (WHERE r.landed AND r.venue = v.venue))::bigint AS realised_ppm,
        avg(r.sign_time - chosen.time) AS latency
   FROM recent r

@@ -13,6 +13,7 @@ from engine.route import MAX_SCORE_PPM, Route, RouteDecision
 from engine.store import Store
 from engine.venue_scores import ENOUGH_ATTEMPTS, VenueScores, weigh
 from tests import builders
+from tests.engine.test_store import execute
 
 QUOTED = 225_000_000
 
@@ -126,3 +127,15 @@ def test_worse_pasts_weigh_less() -> None:
     assert weigh(0, 0, 0) == 0
     assert weigh(50, 0, 0) > weigh(40, 0, 0) > weigh(40, 20_000, 0)
     assert weigh(0, 0, 200_000) > weigh(0, 0, 400_000)
+
+
+async def test_however_much_more_than_quoted_was_received_it_is_a_score(
+    store: Store, scores: VenueScores
+) -> None:
+    order = await settled(store, "meteora", QUOTED)
+    absurd = f"quoted_amount_out = 1, amount_out = {2**64 - 1}"
+    await execute(store, f"UPDATE orders SET {absurd} WHERE order_id = '{order.order_id}'")
+
+    await scores.look()
+
+    assert scores.scores["meteora"].realised_ppm == 1_000_000
