@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -21,8 +20,10 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, BadRequestError, NotFoundError
+from nats.protocol.parser import PERMISSIONS_ERR
 
 from engine.errors import StartupError
+from engine.nats_credentials import Credentials
 
 logger = structlog.get_logger()
 
@@ -47,9 +48,6 @@ ACK_WAIT_SECONDS: Final = 30.0
 _EXISTS_OTHERWISE: Final = 10058
 _NO_CLUSTER: Final = 10074
 _TOO_FEW_SERVERS: Final = 10005
-
-# The server's certificate is not trusted; it says why.
-_DISTRUST: Final = ssl.SSLCertVerificationError
 
 # What nats-py raises when a server, a stream or an answer is missing.
 ABSENT: Final = (nats.errors.Error, TimeoutError, OSError)
@@ -197,16 +195,15 @@ async def open_bus(
     """A bus that connects in the background, so that a service starts without NATS too.
 
     Both files are read again with every connection. Raises StartupError when `url` is no address
-    at all, or a file cannot be read.
+    at all, or a file is no use.
     """
     bus = Bus()
     options: dict[str, Any] = {}
     if ca_file is not None:
         options["tls"] = _Trust(ca_file)
     if creds_file is not None:
-        if not os.access(creds_file, os.R_OK):
-            raise StartupError(f"NATS_CREDS_FILE: {creds_file} cannot be read")
-        options["user_credentials"] = str(creds_file)
+        credentials = Credentials(creds_file)
+        options |= {"user_jwt_cb": credentials.jwt, "signature_cb": credentials.sign}
     connecting = asyncio.create_task(_connect(bus, _servers(url), name, options))
     try:
         yield bus
@@ -260,9 +257,31 @@ class _Trust(ssl.SSLContext):
         return newest.wrap_bio(*arguments, **options)
 
 
+class _Client(Client):
+    """One that outlives whatever the server ends a connection with, an expired JWT for one."""
+
+    async def _process_err(self, err_msg: str) -> None:
+        # nats-py would close for good; the next connection may be let in, or tells why not.
+        error = nats.errors.Error(f"nats: {err_msg}")
+        await self._error_cb(error)
+        if PERMISSIONS_ERR not in err_msg:
+            await self._process_op_err(error)
+
+
+def _refusal(error: Exception) -> dict[str, str]:
+    """Why there is no connection, where the other side or its certificate tells."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return {"reason": error.verify_message}
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return {"reason": error.reason}
+    if type(error) is nats.errors.Error:  # in the server's words
+        return {"reason": str(error).removeprefix("nats: ").strip("'")}
+    return {}
+
+
 async def _connect(bus: Bus, servers: list[str], name: str, options: dict[str, Any]) -> None:
     """Connect once; from then on the client keeps itself connected."""
-    said = False
+    said: set[tuple[str, ...]] = set()
     tries = 0
     delay = RECONNECT_SECONDS
 
@@ -271,12 +290,14 @@ async def _connect(bus: Bus, servers: list[str], name: str, options: dict[str, A
             logger.warning("nats connection lost; reconnecting")
 
     async def failed(error: Exception) -> None:
-        """Say so once. The client waits for this before it tries the next server."""
-        nonlocal said, tries, delay
-        level = logger.debug if said else logger.warning
-        said = True
-        distrust = {"reason": error.verify_message} if isinstance(error, _DISTRUST) else {}
-        level("nats is not answering", error=type(error).__name__, **distrust)
+        """Say so, each reason once. The client waits for this before it tries the next server."""
+        nonlocal tries, delay
+        refusal = _refusal(error)
+        told = (type(error).__name__, *refusal.values())
+        level = logger.debug if told in said else logger.warning
+        said.add(told)
+        event = "nats connection refused" if refusal else "nats is not answering"
+        level(event, error=type(error).__name__, **refusal)
         tries += 1
         if not client.is_connected and client._transport is not None:
             # After a TLS handshake that failed, nats-py waits for ever for the end of a connection
@@ -289,11 +310,12 @@ async def _connect(bus: Bus, servers: list[str], name: str, options: dict[str, A
         delay = min(MAX_RECONNECT_SECONDS, delay * 2)
 
     async def back() -> None:
-        nonlocal said, tries, delay
-        said, tries, delay = False, 0, RECONNECT_SECONDS
+        nonlocal tries, delay
+        said.clear()
+        tries, delay = 0, RECONNECT_SECONDS
         await bus._connected()
 
-    client = Client()
+    client = _Client()
     try:
         await client.connect(
             servers,

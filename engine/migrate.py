@@ -11,6 +11,7 @@ import structlog
 from pydantic import Field
 
 from engine import runtime
+from engine.database import reaching
 
 # Any constant: it only has to be the same in every process that migrates.
 ADVISORY_LOCK: Final = 0x0EE
@@ -29,9 +30,11 @@ async def migrate(dsn: str) -> list[str]:
     """Bring the database up to date and return the names of what was applied; safe to repeat.
 
     Each migration is its own transaction; concurrent callers wait for each other.
+    Raises StartupError when TLS with the server is not possible, or it does not let us in.
     """
     applied = []
-    connection = await asyncpg.connect(dsn, timeout=10, command_timeout=DEADLINE_SECONDS)
+    with reaching(dsn):
+        connection = await asyncpg.connect(dsn, timeout=10, command_timeout=DEADLINE_SECONDS)
     try:
         await connection.execute(
             "SELECT pg_advisory_lock($1)", ADVISORY_LOCK, timeout=SCRIPT_SECONDS

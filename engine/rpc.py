@@ -34,6 +34,8 @@ INTERNAL_MESSAGE: Final = "internal error; it is in the server's log"
 MAX_WAITING_CALLS: Final = 4 * Limits().max_concurrent_streams
 # A connection that has not begun to speak HTTP/2 by then is closed.
 HANDSHAKE_SECONDS: Final = 10.0
+# A connection whose ping is not answered by then is closed, and what runs on it ends.
+PING_ANSWER_SECONDS: Final = 10.0
 # A stopping grpc.aio server cancels calls that have arrived and not begun. So for a while before
 # it stops it refuses them in words; who was refused comes back later than that, see ShuttingDown.
 REFUSE_SECONDS: Final = 0.3
@@ -406,7 +408,7 @@ async def serving(
             ("grpc.server.max_pending_requests", MAX_WAITING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING_CALLS),
             ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
-            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", int(PING_ANSWER_SECONDS * 1000)),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ],

@@ -17,6 +17,7 @@ import structlog
 from engine import recovery, rows, statements
 from engine.allowance import UNLIMITED, Allowance
 from engine.batch import Batcher
+from engine.database import reaching, refusal
 from engine.errors import (
     ClientOrderIdReused,
     QuotaExceeded,
@@ -252,7 +253,8 @@ class Store:
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
                 return await query(connection)
         except _AWAY as error:
-            logger.warning("database is away", error=type(error).__name__)
+            why = {"reason": found} if (found := refusal(error)) else {}
+            logger.warning("database is away", error=type(error).__name__, **why)
             raise StoreUnavailable(
                 "the order store cannot be reached; nothing is lost: repeat the call"
             ) from error
@@ -435,7 +437,8 @@ async def open_store(dsn: str) -> AsyncIterator[Store]:
     """The store at `dsn`, waiting for a server that is still coming up.
 
     Raises StartupError when none answers in OPEN_SECONDS, when it would lose acknowledged
-    commits in a power cut, or when it has not been migrated.
+    commits in a power cut, or when it has not been migrated; at once when TLS with it is not
+    possible, or it does not let us in.
     """
     pool = asyncpg.create_pool(
         dsn,
@@ -456,7 +459,9 @@ async def open_store(dsn: str) -> AsyncIterator[Store]:
         },
     )
     async with pool:
-        store = Store(pool, await _ready(pool))
+        with reaching(dsn):
+            tokens = await _ready(pool)
+        store = Store(pool, tokens)
         try:
             yield store
         finally:
@@ -473,6 +478,8 @@ async def _ready(pool: asyncpg.Pool) -> Tokens:
         try:
             return await _check(pool)
         except (*_AWAY, asyncpg.UndefinedTableError) as error:
+            if refusal(error):
+                raise
             if waited >= OPEN_SECONDS:
                 raise StartupError(
                     f"POSTGRES_DSN: no migrated database answered in {OPEN_SECONDS:.0f} s "

@@ -337,8 +337,11 @@ class Stack:
         passed_on = {**self._environment, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
         # Our own wallet pays, and a key that is not ours is nobody's business here.
         passed_on.pop("WALLET_KEY", None)
-        # gRPC reports every connection that ends, at its default.
-        return {"GRPC_VERBOSITY": "ERROR", **passed_on, "no_grpc_proxy": HOST}
+        # A service tells of refused certificates by what gRPC writes at its default, and drops the
+        # rest; what keeps our own terminal quiet is not meant for it.
+        if passed_on.get("GRPC_VERBOSITY") in ("ERROR", "NONE"):
+            del passed_on["GRPC_VERBOSITY"]
+        return {**passed_on, "no_grpc_proxy": HOST}
 
     async def _keep_running(self, name: str, server: Postgres | Nats) -> None:
         """Start an embedded server again that ended without being told to."""
