@@ -409,6 +409,8 @@ async def serving(
             ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING_CALLS),
             ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
             ("grpc.keepalive_timeout_ms", int(PING_ANSWER_SECONDS * 1000)),
+            # Also of the pings that gRPC sends of its own with data: no other is sent meanwhile.
+            ("grpc.http2.ping_timeout_ms", int(PING_ANSWER_SECONDS * 1000)),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ],

@@ -94,6 +94,8 @@ def connect(address: str, tls: Files | None = None) -> grpc.Channel:
         ("grpc.max_reconnect_backoff_ms", 2000),
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
+        # The same for the pings that gRPC sends of its own: else it waits a minute for those.
+        ("grpc.http2.ping_timeout_ms", 5_000),
     ]
     if not tls:
         return grpc.insecure_channel(address, options=options)

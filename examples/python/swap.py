@@ -112,6 +112,8 @@ def connect(address: str, ca_file: str | None) -> grpc.Channel:
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.keepalive_time_ms", 10_000),
         ("grpc.keepalive_timeout_ms", 5_000),
+        # The same for the pings that gRPC sends of its own: else it waits a minute for those.
+        ("grpc.http2.ping_timeout_ms", 5_000),
     ]
     if ca_file is None:
         return grpc.insecure_channel(address, options)

@@ -295,6 +295,28 @@ async def test_a_nats_that_is_not_trusted_is_told_of_until_its_ca_is_trusted(
     assert "swordfish" not in str(logs)
 
 
+async def test_a_nats_that_wants_a_certificate_of_ours_is_told_of(
+    ca: Authority, tmp_path: Path
+) -> None:
+    files = ca.signs("nats")
+    options = ["--tlsverify", "--tlscacert", str(ca.ca_file)]
+    options += ["--tlscert", str(files.certificate_file), "--tlskey", str(files.key_file)]
+    server = Nats(tmp_path / "nats", options=options)
+    await asyncio.to_thread(server.start)
+    try:
+        with capture_logs() as logs:
+            async with open_bus(server.url, "test", ca_file=ca.ca_file) as bus:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    while not any(line.get("reason") for line in logs):  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                assert not bus.connected
+    finally:
+        await asyncio.to_thread(server.stop)
+
+    reasons = {line["reason"] for line in logs if line["event"] == "nats connection refused"}
+    assert reasons == {"TLSV13_ALERT_CERTIFICATE_REQUIRED"}
+
+
 async def test_nats_files_that_are_no_use_are_named(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     with pytest.raises(StartupError, match=r"NATS_CA_FILE: .*nowhere"):

@@ -128,12 +128,14 @@ async def test_it_drains_who_asks_before_who_answers(
 async def test_settings_of_the_caller_reach_the_services_but_a_foreign_key_does_not(
     make: Callable[..., Stack], lines: Lines
 ) -> None:
-    environment = {**os.environ, "PASSED_ON": "yes", "WALLET_KEY": "secret"}
+    quiet = {"GRPC_VERBOSITY": "ERROR"}  # as make has it; services would hide whom TLS refused
+    environment = {**os.environ, "PASSED_ON": "yes", "WALLET_KEY": "secret", **quiet}
     async with make(environment=environment) as stack:
         executor = psutil.Process(stack.pid("executor")).environ()
 
     assert set(lines.sources_of("passed on: yes")) == {"gateway", "router", "executor", "dex_sim"}
     assert "WALLET_KEY" not in executor
+    assert "GRPC_VERBOSITY" not in executor
     assert executor["WALLET_KEY_FILE"] == str(stack.directory / "wallet.json")
 
 
