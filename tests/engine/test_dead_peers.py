@@ -1,4 +1,4 @@
-"""A peer that vanishes without a word, as behind a pulled cable: found by pings that nobody answers."""
+"""A peer that vanishes without a word, a pulled cable: found by pings that nobody answers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from engine.rpc import serving
 from engine.v1 import venue_pb2 as pb
 from engine.v1 import venue_pb2_grpc
 from oee.ports import HOST
+from tests.engine.test_rpc import Failing
 
 PATIENCE_SECONDS = 15
 CHUNK_BYTES = 65536
 
 
 class Cable:
-    """Carries bytes between a client and a server until it is pulled: then nobody hears anything."""
+    """Carries bytes between client and server until it is pulled: then nobody hears anything."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -59,10 +60,11 @@ class Cable:
             writer.write(chunk)
 
 
-class Quiet(venue_pb2_grpc.VenueServiceServicer):
+class Quiet(Failing):
     """Sends one answer, and then has nothing to say."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.left = asyncio.Event()
 
     async def WatchPools(
