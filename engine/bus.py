@@ -290,10 +290,13 @@ async def _connect(bus: Bus, servers: list[str], name: str, options: dict[str, A
             logger.warning("nats connection lost; reconnecting")
 
     async def failed(error: Exception) -> None:
-        """Say so, each reason once. The client waits for this before it tries the next server."""
+        """Say so once, and each refusal's reason once: an outage ends connections in many ways.
+
+        The client waits for this before it tries the next server.
+        """
         nonlocal tries, delay
         refusal = _refusal(error)
-        told = (type(error).__name__, *refusal.values())
+        told = tuple(refusal.values())
         level = logger.debug if told in said else logger.warning
         said.add(told)
         event = "nats connection refused" if refusal else "nats is not answering"
