@@ -37,7 +37,7 @@ CALLS_IN_FLIGHT: Final = 32
 # Batches grow while a venue answers; one that takes its time holds up nobody for longer.
 PATIENCE_SECONDS: Final = 0.01
 
-# Refusals that time does not cure.
+# Refusals to quote that time does not cure.
 PERMANENT: Final = frozenset(
     {
         pb.REFUSAL_REASON_NO_POOL,
@@ -74,7 +74,8 @@ class Venue(Protocol):
     async def build(self, swap: pb.SwapOrder) -> BuiltSwap:
         """The venue's instructions for a quoted swap.
 
-        Raises Refused when the venue says no, is away or is late.
+        Raises Refused when the venue says no, is away or is late; never for good, since what
+        this pool does not do now another may.
         """
 
     def pools(self) -> AsyncIterator[pb.WatchPoolsResponse]:
@@ -169,7 +170,7 @@ class VenueClient:
 
     def _checked(self, query: pb.QuoteQuery, result: pb.QuoteResult) -> pb.Quote | Refused:
         if result.WhichOneof("result") != "quote":
-            return self._refusal(result.refusal)
+            return self._refusal(result.refusal, permanent=result.refusal.reason in PERMANENT)
         quote = result.quote
         asked = (query.mint_in, query.mint_out, query.amount_in)
         if (quote.mint_in, quote.mint_out, quote.amount_in) != asked or not quote.amount_out:
@@ -205,13 +206,13 @@ class VenueClient:
                 "VENUE_ANSWER_INVALID", f"{self._name} built instructions with malformed addresses"
             )
 
-    def _refusal(self, refusal: pb.Refusal) -> Refused:
+    def _refusal(self, refusal: pb.Refusal, *, permanent: bool = False) -> Refused:
         known = refusal.reason in pb.RefusalReason.values()
         name = pb.RefusalReason.Name(refusal.reason if known else pb.REFUSAL_REASON_UNSPECIFIED)
         return Refused(
             name.removeprefix("REFUSAL_REASON_"),
             refusal.message or f"{self._name} refused",
-            permanent=refusal.reason in PERMANENT,
+            permanent=permanent,
         )
 
     def _no_answer(self, error: grpc.aio.AioRpcError) -> Refused:

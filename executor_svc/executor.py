@@ -173,21 +173,17 @@ class Executor:
         venue = self._venues.get(leg.venue)
         if venue is None or leg.venue not in KINDS_OF_VENUE:
             raise Refused("VENUE_UNKNOWN", f"{leg.venue} is not configured here", permanent=True)
-        try:
-            return await venue.build(
-                venue_pb2.SwapOrder(
-                    order_id=order_id,
-                    pool=leg.pool,
-                    mint_in=leg.mint_in,
-                    mint_out=leg.mint_out,
-                    amount_in=leg.amount_in,
-                    min_amount_out=leg.min_amount_out,
-                    wallet=self.wallet,
-                )
+        return await venue.build(
+            venue_pb2.SwapOrder(
+                order_id=order_id,
+                pool=leg.pool,
+                mint_in=leg.mint_in,
+                mint_out=leg.mint_out,
+                amount_in=leg.amount_in,
+                min_amount_out=leg.min_amount_out,
+                wallet=self.wallet,
             )
-        except Refused as refused:
-            # This pool does not do it now; another may.
-            raise Refused(refused.reason, str(refused)) from None
+        )
 
     def _terms(self, leg: Leg, built: BuiltSwap) -> SwapTerms:
         """What was agreed with the leg; of the venue's answer only hints, see Parties."""

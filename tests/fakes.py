@@ -70,7 +70,7 @@ class FakeVenue:
 
     async def build(self, swap: venue_pb2.SwapOrder) -> BuiltSwap:
         if self.refusal is not None:
-            raise self.refusal
+            raise Refused(self.refusal.reason, str(self.refusal))
         agreed = swaps.parties(self.kind)
         terms = SwapTerms(
             Parties(

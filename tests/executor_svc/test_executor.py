@@ -540,16 +540,6 @@ async def test_a_venue_that_cannot_build_is_retried_from_routing(desk: Desk) -> 
     assert order.backing_off
 
 
-async def test_a_pool_that_cannot_do_it_any_more_ends_no_order(desk: Desk) -> None:
-    order = await desk.routed()
-    desk.venue.refusal = Refused("INSUFFICIENT_LIQUIDITY", "the pool is drained", permanent=True)
-
-    await desk.executor.execute(order.order_id)
-
-    order = await read(desk.store, order)
-    assert (order.status, order.retries, order.route) == (Status.ROUTING, 1, None)
-
-
 class SlowVenue(FakeVenue):
     """Builds once it is let."""
 
