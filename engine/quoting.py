@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
+from typing import Self
 
+from engine.errors import Overloaded, Refused
+from engine.failures import Failure
 from engine.order import OrderRequest
 from engine.pool_book import PoolBook
 from engine.route import RouteDecision, VenueQuote
 from engine.routing import NoOffer, Rules, choose
-from engine.venue import Venue, gather_quotes
+from engine.store import Store
+from engine.v1 import venue_pb2 as pb
+from engine.venue import Venue
 from engine.venue_scores import VenueScores
 
 
@@ -29,6 +35,21 @@ class Quoter:
         self._scores = scores
         self._rules = rules
         self._quote_timeout_seconds = quote_timeout_seconds
+
+    @classmethod
+    def over(
+        cls,
+        venues: Mapping[str, Venue],
+        store: Store,
+        rules: Rules,
+        *,
+        quote_timeout_seconds: float,
+        quote_locally: bool,
+        max_slot_lag: int,
+    ) -> Self:
+        """One that knows how these venues did; not `quote_locally`: it asks for every quote."""
+        book = PoolBook(venues if quote_locally else {}, max_slot_lag)
+        return cls(venues, book, VenueScores(store), rules, quote_timeout_seconds)
 
     async def follow(self) -> None:
         """Keep pools and scores current, until cancelled."""
@@ -55,11 +76,6 @@ class Quoter:
         market = self._book.market({*pair, *self._rules.intermediates})
         asked = self._book.beyond(market, names, pair)
 
-        async def ask(some: Sequence[str]) -> Sequence[VenueQuote]:
-            return await gather_quotes(
-                self._venues, some, request, order_id, self._quote_timeout_seconds
-            )
-
         def chosen(quotes: Sequence[VenueQuote]) -> RouteDecision | NoOffer:
             return choose(
                 request,
@@ -71,9 +87,73 @@ class Quoter:
                 max_price_impact_bps,
             )
 
-        quotes = await ask(asked) if asked else ()
+        quotes = await self._ask(asked, request, order_id) if asked else ()
         offer = chosen(quotes)
         rest = [name for name in names if name not in asked]
         if isinstance(offer, NoOffer) and offer.permanent and rest:
-            offer = chosen([*quotes, *await ask(rest)])
+            offer = chosen([*quotes, *await self._ask(rest, request, order_id)])
         return offer
+
+    async def _ask(
+        self, names: Sequence[str], request: OrderRequest, order_id: str
+    ) -> list[VenueQuote]:
+        """These venues' quotes or refusals, asked in parallel under one deadline.
+
+        Never raises: a venue that fails or is late is in the list with its refusal, and holds up
+        nobody else beyond the deadline.
+        """
+        timeout_seconds = self._quote_timeout_seconds
+        query = pb.QuoteQuery(
+            order_id=order_id,
+            mint_in=request.token_in,
+            mint_out=request.token_out,
+            amount_in=request.amount_in,
+        )
+        asking = [
+            asyncio.create_task(_quote(name, self._venues.get(name), query, timeout_seconds))
+            for name in names
+        ]
+        try:
+            await asyncio.wait(asking, timeout=timeout_seconds)
+            return [
+                task.result() if task.done() else _late(name, timeout_seconds)
+                for name, task in zip(names, asking, strict=True)
+            ]
+        finally:
+            for task in asking:
+                task.cancel()
+
+
+async def _quote(
+    name: str, venue: Venue | None, query: pb.QuoteQuery, timeout_seconds: float
+) -> VenueQuote:
+    started = time.perf_counter_ns()
+
+    def latency() -> int:
+        return (time.perf_counter_ns() - started) // 1000
+
+    if venue is None:
+        refusal = Failure("VENUE_UNKNOWN", f"{name} is not configured here")
+        return VenueQuote(name, latency(), refusal=refusal, permanent=True)
+    try:
+        quote = await venue.quote(query, timeout_seconds)
+    except Refused as error:
+        refusal = Failure(error.reason, str(error))
+        return VenueQuote(name, latency(), refusal=refusal, permanent=error.permanent)
+    except Overloaded as error:
+        return VenueQuote(name, latency(), refusal=Failure(error.reason, str(error)))
+    return VenueQuote(
+        name,
+        latency(),
+        pool=quote.pool,
+        amount_out=quote.amount_out,
+        fee=quote.fee,
+        price_impact_ppm=quote.price_impact_ppm,
+        slot=quote.slot,
+        kind=quote.kind,
+    )
+
+
+def _late(name: str, timeout_seconds: float) -> VenueQuote:
+    refusal = Failure("VENUE_TIMEOUT", f"{name} did not answer in {timeout_seconds:g} s")
+    return VenueQuote(name, int(timeout_seconds * 1_000_000), refusal=refusal)

@@ -1,9 +1,8 @@
-"""The venue port, its gRPC adapter, and asking many venues at once."""
+"""The venue port and its gRPC adapter."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,12 +16,9 @@ from solders.pubkey import Pubkey
 from engine.batch import Batcher
 from engine.certificates import Files
 from engine.channel import open_channel
-from engine.errors import Overloaded, Refused
-from engine.failures import Failure
+from engine.errors import Refused
 from engine.instructions.arrays import MAX_ARRAYS
-from engine.order import OrderRequest
 from engine.pace import Pace
-from engine.route import VenueQuote
 from engine.v1 import venue_pb2 as pb
 from engine.v1.venue_pb2_grpc import VenueServiceStub
 
@@ -244,74 +240,6 @@ def _called(raw: bytes) -> tuple[Pubkey, list[AccountMeta]]:
             for each in called.accounts
         ],
     )
-
-
-async def gather_quotes(
-    venues: Mapping[str, Venue],
-    names: Sequence[str],
-    request: OrderRequest,
-    order_id: str,
-    timeout_seconds: float,
-) -> list[VenueQuote]:
-    """These venues' quotes or refusals, asked in parallel under one deadline.
-
-    Never raises: a venue that fails or is late is in the list with its refusal, and holds up
-    nobody else beyond the deadline.
-    """
-    query = pb.QuoteQuery(
-        order_id=order_id,
-        mint_in=request.token_in,
-        mint_out=request.token_out,
-        amount_in=request.amount_in,
-    )
-    asking = [
-        asyncio.create_task(_quote(name, venues.get(name), query, timeout_seconds))
-        for name in names
-    ]
-    try:
-        await asyncio.wait(asking, timeout=timeout_seconds)
-        return [
-            task.result() if task.done() else _late(name, timeout_seconds)
-            for name, task in zip(names, asking, strict=True)
-        ]
-    finally:
-        for task in asking:
-            task.cancel()
-
-
-async def _quote(
-    name: str, venue: Venue | None, query: pb.QuoteQuery, timeout_seconds: float
-) -> VenueQuote:
-    started = time.perf_counter_ns()
-
-    def latency() -> int:
-        return (time.perf_counter_ns() - started) // 1000
-
-    if venue is None:
-        refusal = Failure("VENUE_UNKNOWN", f"{name} is not configured here")
-        return VenueQuote(name, latency(), refusal=refusal, permanent=True)
-    try:
-        quote = await venue.quote(query, timeout_seconds)
-    except Refused as error:
-        refusal = Failure(error.reason, str(error))
-        return VenueQuote(name, latency(), refusal=refusal, permanent=error.permanent)
-    except Overloaded as error:
-        return VenueQuote(name, latency(), refusal=Failure(error.reason, str(error)))
-    return VenueQuote(
-        name,
-        latency(),
-        pool=quote.pool,
-        amount_out=quote.amount_out,
-        fee=quote.fee,
-        price_impact_ppm=quote.price_impact_ppm,
-        slot=quote.slot,
-        kind=quote.kind,
-    )
-
-
-def _late(name: str, timeout_seconds: float) -> VenueQuote:
-    refusal = Failure("VENUE_TIMEOUT", f"{name} did not answer in {timeout_seconds:g} s")
-    return VenueQuote(name, int(timeout_seconds * 1_000_000), refusal=refusal)
 
 
 @asynccontextmanager

@@ -11,7 +11,6 @@ from engine.accounts import Accounts
 from engine.allowance import AccountLimits
 from engine.bus import open_bus
 from engine.errors import StartupError
-from engine.pool_book import PoolBook
 from engine.quoting import Quoter
 from engine.relay import Relay
 from engine.rpc import serving
@@ -19,7 +18,6 @@ from engine.store import open_store
 from engine.trading import TradingSwitch
 from engine.v1 import admin_pb2_grpc, orders_pb2_grpc
 from engine.venue import open_venues
-from engine.venue_scores import VenueScores
 from gateway import workers
 from gateway.acceptance import Acceptance
 from gateway.admin import AdminService
@@ -65,12 +63,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         tail = LogTail(store, announcements)
         admission = Admission(store, settings.max_waiting_orders)
-        quoter = Quoter(
+        quoter = Quoter.over(
             venues,
-            PoolBook(venues if settings.quote_locally else {}, settings.max_slot_lag),
-            VenueScores(store),
+            store,
             settings.rules(store.tokens),
-            settings.quote_timeout_seconds,
+            quote_timeout_seconds=settings.quote_timeout_seconds,
+            quote_locally=settings.quote_locally,
+            max_slot_lag=settings.max_slot_lag,
         )
         routes = Routes(quoter)
         switch = TradingSwitch(store)

@@ -8,14 +8,12 @@ from functools import partial
 from engine import runtime
 from engine.accounts import Accounts
 from engine.bus import Queue, open_bus
-from engine.pool_book import PoolBook
 from engine.quoting import Quoter
 from engine.relay import Relay
 from engine.rpc import serving
 from engine.store import open_store
 from engine.trading import TradingSwitch
 from engine.venue import open_venues
-from engine.venue_scores import VenueScores
 from engine.work import working
 from router_svc.router import Router
 from router_svc.settings import Settings
@@ -37,12 +35,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         switch = TradingSwitch(store)
         accounts = Accounts(store)
         await accounts.look()
-        quoter = Quoter(
+        quoter = Quoter.over(
             venues,
-            PoolBook(venues if settings.quote_locally else {}, settings.max_slot_lag),
-            VenueScores(store),
+            store,
             settings.rules(store.tokens),
-            settings.quote_timeout_seconds,
+            quote_timeout_seconds=settings.quote_timeout_seconds,
+            quote_locally=settings.quote_locally,
+            max_slot_lag=settings.max_slot_lag,
         )
         router = Router(store, relay, quoter, switch, accounts)
         async with (

@@ -26,12 +26,10 @@ from engine.errors import Refused, Unanswered
 from engine.instructions.swap import KIND_OF_PROGRAM, LAYOUTS, read_amounts, swap_instruction
 from engine.instructions.terms import Parties, SwapTerms
 from engine.paths import Rules
-from engine.pool_book import PoolBook
 from engine.quoting import Quoter
 from engine.store import Store
 from engine.v1 import venue_pb2
 from engine.venue import BuiltSwap, Venue
-from engine.venue_scores import VenueScores
 from tests import builders, swaps
 
 HISTORY_PAGE = 2
@@ -104,9 +102,16 @@ class LandedSwap:
     min_amount_out: int
 
 
-def asking(store: Store, venues: Mapping[str, Venue]) -> Quoter:
+def asking(store: Store, venues: Mapping[str, Venue], quote_timeout_seconds: float = 2) -> Quoter:
     """A quoter that follows no stream: it asks these venues for every quote."""
-    return Quoter(venues, PoolBook({}, max_slot_lag=0), VenueScores(store), Rules(), 2)
+    return Quoter.over(
+        venues,
+        store,
+        Rules(),
+        quote_timeout_seconds=quote_timeout_seconds,
+        quote_locally=False,
+        max_slot_lag=0,
+    )
 
 
 @dataclass

@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 
-from engine.errors import Refused
+from engine.errors import Overloaded, Refused
+from engine.failures import Failure
 from engine.order import OrderRequest
 from engine.paths import Rules
 from engine.pool_book import PoolBook, Stream
 from engine.quoting import Quoter
-from engine.route import RouteDecision
+from engine.route import RouteDecision, VenueQuote
 from engine.routing import NoOffer
 from engine.store import Store
 from engine.v1 import venue_pb2 as pb
 from engine.venue_scores import VenueScores
-from tests import builders
+from tests import builders, swaps
 from tests.builders import RAY, SOL, USDC
 from tests.engine.test_pool_book import news, pool
-from tests.fakes import FakeVenue
+from tests.fakes import FakeVenue, asking
 
 PATIENCE_SECONDS = 15
 REQUEST = builders.new_order().request
@@ -242,3 +243,90 @@ async def test_what_a_stream_does_not_tell_ends_no_order_unless_the_venue_says_s
     assert (away.permanent, away.failure.reason) == (False, "VENUE_UNAVAILABLE")
     assert (refused.permanent, refused.failure.reason) == (True, reason)
     assert len(refused.decision.quotes) == 1
+
+
+# ── all venues at once ────────────────────────────────────────────────────────────────────────
+
+
+async def asked(
+    store: Store, *venues: FakeVenue, names: tuple[str, ...] = (), seconds: float = 15
+) -> dict[str, VenueQuote]:
+    """What each venue said, of a quoter that follows no stream."""
+    quoter = asking(store, {venue.name: venue for venue in venues}, seconds)
+    offer = await decide(quoter, OrderRequest(SOL, USDC, 1_500_000_000, venues=names))
+    decision = offer.decision if isinstance(offer, NoOffer) else offer
+    return {quote.venue: quote for quote in decision.quotes}
+
+
+async def test_a_late_venue_holds_nobody_up_beyond_the_deadline_and_is_on_record(
+    store: Store,
+) -> None:
+    class Late(FakeVenue):
+        async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
+            never: asyncio.Future[pb.Quote] = asyncio.get_running_loop().create_future()
+            return await never
+
+    quotes = await asked(store, FakeVenue("raydium"), Late("meteora"), seconds=0.5)
+
+    assert quotes["raydium"].refusal is None
+    assert quotes["raydium"].amount_out == 225_000_000
+    refusal = quotes["meteora"].refusal
+    assert refusal is not None
+    assert refusal.reason == "VENUE_TIMEOUT"
+    assert not quotes["meteora"].permanent
+    assert quotes["meteora"].latency_microseconds >= 450_000
+
+
+async def test_every_fact_of_a_quote_is_on_record(store: Store) -> None:
+    venue = FakeVenue("raydium")
+    venue.price_impact_ppm = 11
+
+    quote = (await asked(store, venue))["raydium"]
+
+    assert (quote.pool, quote.kind) == (str(swaps.pool_of(venue.kind)[0]), venue.kind)
+    assert (quote.amount_out, quote.fee) == (225_000_000, 3_750_000)
+    assert (quote.price_impact_ppm, quote.slot, quote.refusal) == (11, 1, None)
+
+
+async def test_only_the_venues_that_are_named_are_asked(store: Store) -> None:
+    raydium, meteora = Asked("raydium"), Asked("meteora")
+
+    quotes = await asked(store, raydium, meteora, names=("meteora",))
+
+    assert list(quotes) == ["meteora"]
+    assert (raydium.times, meteora.times) == (0, 1)
+
+
+async def test_a_venue_that_is_not_configured_is_a_permanent_refusal(store: Store) -> None:
+    quotes = await asked(store, FakeVenue("raydium"), names=("orca", "raydium"))
+
+    orca = quotes["orca"]
+    assert orca.refusal is not None
+    assert (orca.refusal.reason, orca.permanent) == ("VENUE_UNKNOWN", True)
+    assert quotes["raydium"].refusal is None
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+async def test_what_a_venue_refuses_is_on_record_in_its_words(
+    store: Store, permanent: bool
+) -> None:
+    away, refusing = FakeVenue("raydium"), FakeVenue("meteora")
+    away.refusal = Refused("VENUE_UNAVAILABLE", "raydium is away")
+    refusing.refusal = Refused("NO_POOL", "not with us", permanent=permanent)
+
+    quotes = await asked(store, away, refusing)
+
+    assert quotes["raydium"].refusal == Failure("VENUE_UNAVAILABLE", "raydium is away")
+    assert quotes["meteora"].refusal == Failure("NO_POOL", "not with us")
+    assert quotes["meteora"].permanent is permanent
+
+
+async def test_a_venue_that_too_much_waits_for_is_on_record_too(store: Store) -> None:
+    class Busy(FakeVenue):
+        async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
+            raise Overloaded("too much is waiting")
+
+    quote = (await asked(store, Busy("raydium")))["raydium"]
+
+    assert quote.refusal is not None
+    assert (quote.refusal.reason, quote.permanent) == ("OVERLOADED", False)

@@ -14,12 +14,11 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 
 from engine import venue as venue_module
-from engine.errors import Overloaded, Refused
-from engine.order import OrderRequest
+from engine.errors import Refused
 from engine.rpc import serving
 from engine.v1 import venue_pb2 as pb
 from engine.v1 import venue_pb2_grpc
-from engine.venue import BuiltSwap, Venue, gather_quotes, open_venues
+from engine.venue import BuiltSwap, Venue, open_venues
 from oee.ports import free_ports
 from tests.builders import SOL, USDC
 
@@ -427,101 +426,3 @@ async def test_a_build_is_waited_for_only_so_long(
         await venue.build(SWAP)
 
     assert refused.value.reason == "VENUE_TIMEOUT"
-
-
-# ── all venues at once ────────────────────────────────────────────────────────────────────────
-
-REQUEST = OrderRequest(SOL, USDC, 1_500_000_000)
-
-
-async def test_a_late_venue_holds_nobody_up_beyond_the_deadline_and_is_on_record(
-    address: str,
-) -> None:
-    late = ScriptedVenue()
-    late.quoting = never
-    add = partial(venue_pb2_grpc.add_VenueServiceServicer_to_server, late)
-    services = {"engine.v1.VenueService": add}
-    async with (
-        serving("127.0.0.1:0", services, grace_seconds=0) as server,
-        open_venues({"raydium": address, "meteora": f"127.0.0.1:{server.port}"}) as venues,
-        # The only deadline is the one that is passed on.
-        asyncio.timeout(PATIENCE_SECONDS),
-    ):
-        quotes = {q.venue: q for q in await gather_quotes(venues, [*venues], REQUEST, "order", 0.5)}
-
-    assert quotes["raydium"].refusal is None
-    assert quotes["raydium"].amount_out == 3_000_000_000
-    refusal = quotes["meteora"].refusal
-    assert refusal is not None
-    assert refusal.reason == "VENUE_TIMEOUT"
-    assert not quotes["meteora"].permanent
-    assert quotes["meteora"].latency_microseconds >= 450_000
-
-
-async def test_every_fact_of_a_quote_is_on_record(venue: Venue) -> None:
-    [quote] = await gather_quotes(
-        {"raydium": venue}, ["raydium"], REQUEST, "order", PATIENCE_SECONDS
-    )
-
-    assert (quote.venue, quote.pool) == ("raydium", POOL)
-    assert (quote.amount_out, quote.fee) == (3_000_000_000, 7)
-    assert (quote.price_impact_ppm, quote.slot, quote.refusal) == (11, 13, None)
-
-
-async def test_only_the_venues_that_are_named_are_asked(
-    venue: Venue, script: ScriptedVenue
-) -> None:
-    other = ScriptedVenue()
-    add = partial(venue_pb2_grpc.add_VenueServiceServicer_to_server, other)
-    async with (
-        serving("127.0.0.1:0", {"engine.v1.VenueService": add}, grace_seconds=0) as server,
-        open_venues({"meteora": f"127.0.0.1:{server.port}"}) as venues,
-    ):
-        [quote] = await gather_quotes(
-            {"raydium": venue, **venues}, ["meteora"], REQUEST, "order", PATIENCE_SECONDS
-        )
-
-    assert quote.venue == "meteora"
-    assert (script.asked, other.asked) == ([], [["order"]])
-
-
-async def test_a_venue_that_is_not_configured_is_a_permanent_refusal(venue: Venue) -> None:
-    orca, raydium = await gather_quotes(
-        {"raydium": venue}, ["orca", "raydium"], REQUEST, "order", PATIENCE_SECONDS
-    )
-
-    assert orca.refusal is not None
-    assert (orca.refusal.reason, orca.permanent) == ("VENUE_UNKNOWN", True)
-    assert raydium.refusal is None
-
-
-async def test_whatever_venues_do_every_one_is_on_record(
-    address: str, script: ScriptedVenue
-) -> None:
-    script.quoting = refusing(grpc.StatusCode.RESOURCE_EXHAUSTED)
-    [nobody] = free_ports(1)
-    async with open_venues({"raydium": address, "meteora": f"127.0.0.1:{nobody}"}) as venues:
-        quotes = await gather_quotes(venues, [*venues], REQUEST, "order", PATIENCE_SECONDS)
-
-    reasons = {quote.venue: quote.refusal and quote.refusal.reason for quote in quotes}
-    assert reasons == {"raydium": "RATE_LIMITED", "meteora": "VENUE_UNAVAILABLE"}
-
-
-async def test_a_venue_that_too_much_waits_for_is_on_record_too() -> None:
-    class Busy:
-        async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
-            raise Overloaded("too much is waiting")
-
-        async def build(self, swap: pb.SwapOrder) -> BuiltSwap:
-            raise Overloaded("too much is waiting")
-
-        async def pools(self) -> AsyncIterator[pb.WatchPoolsResponse]:
-            raise Overloaded("too much is waiting")
-            yield
-
-    [quote] = await gather_quotes(
-        {"raydium": Busy()}, ["raydium"], REQUEST, "order", PATIENCE_SECONDS
-    )
-
-    assert quote.refusal is not None
-    assert (quote.refusal.reason, quote.permanent) == ("OVERLOADED", False)
