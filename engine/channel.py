@@ -17,11 +17,12 @@ MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 # and its answer would be waited for a minute.
 KEEPALIVE: Final = (
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
 )
 OPTIONS: Final = (
+    # A service asks an idle peer too: the next call should not be the one to find out.
+    ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from engine.certificates import Files, read
+from engine.channel import KEEPALIVE
 from engine.errors import EngineError
 from engine.tls import channel_credentials
 from engine.v1 import orders_pb2 as pb
@@ -92,10 +93,7 @@ def connect(address: str, tls: Files | None = None) -> grpc.Channel:
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.min_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2000),
-        ("grpc.keepalive_time_ms", 10_000),
-        ("grpc.keepalive_timeout_ms", 5_000),
-        # The same for the pings that gRPC sends of its own: else it waits a minute for those.
-        ("grpc.http2.ping_timeout_ms", 5_000),
+        *KEEPALIVE,
     ]
     if not tls:
         return grpc.insecure_channel(address, options=options)
