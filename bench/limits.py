@@ -24,7 +24,7 @@ from nats.js import api
 from bench.accounting import POSTGRES, read_cpu
 from bench.echo import STREAM, UNARY
 from bench.load import CODE
-from engine import statements
+from engine import mints, statements
 from engine.migrate import migrate
 from engine.order import Order, OrderRequest
 from oee.health import channel
@@ -209,8 +209,8 @@ async def _group_commit(server: Postgres) -> Limit:
 
 def _commit(pool: asyncpg.Pool) -> Step:
     wanted = OrderRequest(
-        token_in="So11111111111111111111111111111111111111112",
-        token_out="EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v",
+        token_in=mints.SOL,
+        token_out=mints.USDC,
         amount_in=100_000_000,
     )
 

@@ -7,6 +7,8 @@ from typing import Final
 
 import asyncpg
 
+from engine.mints import SOL, USDC
+
 OPEN_SECONDS: Final = 10.0
 SEED_SECONDS: Final = 600.0
 CHUNK: Final = 20_000
@@ -22,11 +24,11 @@ translate(encode(sha256(('seed-' || n)::bytea), 'hex') || left(md5(n::text), 24)
 """
 _TRANSACTION: Final = "decode(repeat('5a', 560), 'hex')"
 _POOL: Final = "'7qbRF6YsyGuLUVs6Y1q64bdVrfe4ZcUUz1JRdoVNUJnm'"
-_LEGS: Final = """
-[{"venue": "raydium", "pool": "7qbRF6YsyGuLUVs6Y1q64bdVrfe4ZcUUz1JRdoVNUJnm",
-  "kind": "raydium_cpmm", "mint_in": "So11111111111111111111111111111111111111112",
-  "mint_out": "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v", "amount_in": 100000000,
-  "quoted_amount_out": 15000000, "min_amount_out": 13500000}]
+_LEGS: Final = f"""
+[{{"venue": "raydium", "pool": "7qbRF6YsyGuLUVs6Y1q64bdVrfe4ZcUUz1JRdoVNUJnm",
+  "kind": "raydium_cpmm", "mint_in": "{SOL}",
+  "mint_out": "{USDC}", "amount_in": 100000000,
+  "quoted_amount_out": 15000000, "min_amount_out": 13500000}}]
 """
 
 _EVENTS: Final = """
@@ -57,8 +59,7 @@ WITH added AS (
         quoted_amount_out, filled_amount_in, amount_out, fill_slot, fill_signature,
         network_fee_lamports, create_time, update_time, complete_time)
     SELECT uuidv7(interval '-1 day'), 'default', 'seed-' || n, 'market',
-           'So11111111111111111111111111111111111111112',
-           'EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v', 100000000,
+           '{SOL}', '{USDC}', 100000000,
            1000, '{{}}', 'confirmed', true, 7, 13500000, 'raydium', '{_LEGS}',
            15000000, 100000000, 14900000, n, {_SIGNATURE},
            5000, now() - interval '1 day', now() - interval '1 day', now() - interval '1 day'

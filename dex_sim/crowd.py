@@ -9,7 +9,8 @@ from typing import Final
 from dex_sim.chance import Chance, Range
 from dex_sim.execution import CROWD, Accounts
 from dex_sim.market import TOKENS
-from dex_sim.pool import PPM, Pool, Unfillable
+from dex_sim.pool import Pool, Unfillable
+from engine.fractions import PPM
 
 # A price is a sum of waves of these lengths in slots, each a seeded walk between random points.
 WAVES: Final = (4, 32, 256)

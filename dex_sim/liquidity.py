@@ -18,6 +18,7 @@ from engine.amm.damm_v2_pool import RATE as DAMM_RATE
 from engine.amm.damm_v2_pool import VARIABLE_SCALE
 from engine.amm.fixed_point import ONE, ceil_div
 from engine.amm.ticks import MAX_SQRT_PRICE, MIN_SQRT_PRICE, sqrt_price_at, tick_at
+from engine.fractions import PPM
 
 PERCENT: Final = 100
 
@@ -146,7 +147,7 @@ def in_one_range(amount_a: int, amount_b: int, fee_ppm: int) -> Liquidity:
     price = isqrt((amount_b << 128) // amount_a)
     liquidity = amount_a * price * MAX_SQRT_PRICE // (MAX_SQRT_PRICE - price)
     token_b = ceil_div(liquidity * (price - MIN_SQRT_PRICE), 1 << 128)
-    numerator = fee_ppm * (DAMM_RATE // 1_000_000)
+    numerator = fee_ppm * (DAMM_RATE // PPM)
     most = numerator * _DAMM_DYNAMIC_PERCENT // PERCENT
     state = meteora_damm_v2.Pool(
         collect_fee_mode=0,

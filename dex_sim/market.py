@@ -10,7 +10,9 @@ from solders.pubkey import Pubkey
 
 from dex_sim import liquidity
 from dex_sim.liquidity import CLMM_TIERS, CPMM_TIERS, Liquidity
-from dex_sim.pool import PPM, Pool
+from dex_sim.pool import Pool
+from engine import mints
+from engine.fractions import PPM
 from engine.instructions.raydium import amm_v4_pool
 
 
@@ -29,15 +31,15 @@ class Token:
     def worth(self, dollars: int) -> int:
         """Base units worth that many dollars."""
         unit: int = 10**self.decimals
-        return dollars * 1_000_000 * unit // self.micro_dollars
+        return dollars * PPM * unit // self.micro_dollars
 
 
-SOL: Final = Token("So11111111111111111111111111111111111111112", 9, 150_000_000)
-USDC: Final = Token("EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v", 6, 1_000_000, 0)
-USDT: Final = Token("Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB", 6, 999_800, 5)
-RAY: Final = Token("4k3Dyjzvzp8eMZWUXbBCjEvwSkkk59S5iCNLY3QrkX6R", 6, 2_500_000)
-JUP: Final = Token("JUPyiwrYJFskUPiHa7hkeR8VUtAeFoSYbKedZNsDvCN", 6, 800_000)
-BONK: Final = Token("DezXAZ8z7PnrnRJjz3wXBoRgixCa6xjnB7YaB1pPB263", 5, 20)
+SOL: Final = Token(mints.SOL, 9, 150_000_000)
+USDC: Final = Token(mints.USDC, 6, 1_000_000, 0)
+USDT: Final = Token(mints.USDT, 6, 999_800, 5)
+RAY: Final = Token(mints.RAY, 6, 2_500_000)
+JUP: Final = Token(mints.JUP, 6, 800_000)
+BONK: Final = Token(mints.BONK, 5, 20)
 
 TOKENS: Final = {token.mint: token for token in (SOL, USDC, USDT, RAY, JUP, BONK)}
 _DOLLARS: Final = (USDC, USDT)

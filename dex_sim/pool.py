@@ -15,8 +15,7 @@ from engine.amm.fixed_point import ceil_div
 from engine.amm.kinds import KINDS
 from engine.amm.snapshot import dump
 from engine.amm.swap import Swap, SwapFailed
-
-PPM: Final = 1_000_000
+from engine.fractions import PPM
 
 
 def _clmm_fee_ppm(state: raydium_clmm.Pool, now: int) -> int:

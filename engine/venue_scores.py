@@ -14,6 +14,7 @@ import asyncpg
 import structlog
 
 from engine.errors import StoreUnavailable
+from engine.fractions import PPM
 from engine.route import MAX_SCORE_PPM, VenueScore
 from engine.store import Store
 
@@ -88,7 +89,7 @@ class VenueScores:
 
 def _score(row: asyncpg.Record) -> VenueScore:
     attempts, realised_ppm = row["attempts"], row["realised_ppm"] or 0
-    failed_ppm = row["failed"] * 1_000_000 // attempts
+    failed_ppm = row["failed"] * PPM // attempts
     latency_microseconds = (row["latency"] or timedelta()) // timedelta(microseconds=1)
     known = attempts >= ENOUGH_ATTEMPTS
     return VenueScore(

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from engine.fractions import PPM
 from engine.route import ImpactPoint, RouteDecision
 from engine.routing import NoOffer
 from engine.token import MAX_AMOUNT
@@ -14,7 +15,6 @@ from engine.token import MAX_AMOUNT
 FACTORS: Final = ((1, 100), (1, 30), (1, 10), (1, 3), (1, 1), (3, 1), (10, 1), (30, 1), (100, 1))
 # What yields less tells no price: its last base unit would be more than a basis point of it.
 LEAST_AMOUNT_OUT: Final = 10_000
-PPM: Final = 1_000_000
 
 Decide = Callable[[int], Awaitable[RouteDecision | NoOffer]]
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from rich.table import Table
 
+from engine.fractions import BASIS_POINTS
 from engine.v1 import orders_pb2 as pb
 from oee.table import table
 
@@ -17,7 +18,6 @@ BAR_WIDTH: Final = 20
 EIGHTHS: Final = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 # Enough of an address to tell pools apart.
 SHOWN_ADDRESS: Final = 4
-BASIS_POINTS: Final = 10_000
 
 # Legs one after the other: each pays what the one before it receives.
 Path = list[pb.RouteLeg]

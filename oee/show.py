@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
+from engine.fractions import BASIS_POINTS
 from engine.v1 import admin_pb2
 from engine.v1 import orders_pb2 as pb
 from oee import picture, routes
@@ -24,7 +25,6 @@ STYLES: Final[Mapping[int, str]] = {
     pb.ORDER_STATUS_CANCELLED: "yellow",
     pb.ORDER_STATUS_EXPIRED: "yellow",
 }
-BASIS_POINTS: Final = 10_000
 
 
 def to_dict(message: Message) -> dict[str, Any]:

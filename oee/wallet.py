@@ -12,6 +12,7 @@ from typing import Final
 
 from solders.keypair import Keypair
 
+from engine import mints
 from engine.certificates import Files
 from engine.errors import StartupError
 from engine.v1 import chain_pb2, chain_pb2_grpc, sim_pb2, sim_pb2_grpc
@@ -23,12 +24,12 @@ POLL_SECONDS: Final = 0.1
 # What a fresh simulated chain gives it, in base units: a million of each token or more.
 # Lamports (no mint) come last: who has them has all the rest.
 GIFTS: Final[Mapping[str, int]] = {
-    "So11111111111111111111111111111111111111112": 10**15,
-    "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v": 10**15,
-    "Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB": 10**15,
-    "4k3Dyjzvzp8eMZWUXbBCjEvwSkkk59S5iCNLY3QrkX6R": 10**15,
-    "JUPyiwrYJFskUPiHa7hkeR8VUtAeFoSYbKedZNsDvCN": 10**15,
-    "DezXAZ8z7PnrnRJjz3wXBoRgixCa6xjnB7YaB1pPB263": 10**17,
+    mints.SOL: 10**15,
+    mints.USDC: 10**15,
+    mints.USDT: 10**15,
+    mints.RAY: 10**15,
+    mints.JUP: 10**15,
+    mints.BONK: 10**17,
     "": 10**15,
 }
 

@@ -11,12 +11,12 @@ from typing import Final
 
 import grpc
 
+from engine.fractions import PPM
 from engine.v1 import venue_pb2 as pb
 from oee.conformance.check import Broken, Check, NoAnswer, checks
 from oee.conformance.venue import Venue
 from oee.conformance.written import amount_of, is_address
 
-PPM: Final = 1_000_000
 # A message a second is promised; what it takes to arrive comes on top.
 PULSE_SECONDS: Final = 1.5
 # Enough to have waited for one at least, however many tell the pools at first.

@@ -8,16 +8,15 @@ from typing import Final
 
 from solders.keypair import Keypair
 
+from engine.fractions import BASIS_POINTS, PPM
 from engine.programs import U64_MAX
 from engine.v1 import venue_pb2 as pb
 from oee.conformance.check import Broken, Check, NotChecked, checks
 from oee.conformance.venue import MAX_ITEMS, Market, Venue, reason_of
 from oee.conformance.written import amount_of
 
-PPM: Final = 1_000_000
 # Shares of the usual amount, which is a thousandth of a pool: from next to nothing to half of it.
 LADDER: Final = ((1, 10), (1, 1), (10, 1), (100, 1), (500, 1))
-BPS: Final = 10_000
 # What of a swap's result is sold back, in basis points less than all: a moved price pays less.
 LESS_BPS: Final = (0, 1, 2, 5, 10, 20, 50, 100)
 
@@ -209,7 +208,7 @@ async def there_and_back_never_pays(venue: Venue) -> None:
         [there] = await venue.quotes([market.query()])
         # Prices may have moved since. So the swap is asked for anew together with the way back of
         # a little less each time, and the most that it really yields there is what counts.
-        amounts = [there.amount_out * (BPS - less) // BPS for less in LESS_BPS]
+        amounts = [there.amount_out * (BASIS_POINTS - less) // BASIS_POINTS for less in LESS_BPS]
         again, *back = await venue.quotes_of_one_state(
             [market.query(), *(market.back(max(1, amount)) for amount in amounts)]
         )

@@ -13,7 +13,8 @@ from dex_sim.chance import Chance
 from dex_sim.crowd import BAND_PPM, Crowd, Prices
 from dex_sim.execution import CROWD, Accounts
 from dex_sim.market import SOL, TOKENS, USDC, opening_pools
-from dex_sim.pool import PPM, Pool
+from dex_sim.pool import Pool
+from engine.fractions import PPM
 
 
 def market() -> Accounts:
