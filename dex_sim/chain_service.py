@@ -153,6 +153,7 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
                     fee_lamports=landed.fee_lamports,
                     memo=landed.memo,
                     commitment=_wire_commitment(node.commitment(landed.slot)),
+                    signers=[landed.wallet],
                 )
                 if landed
                 else pb.TransactionRecord()

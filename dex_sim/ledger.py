@@ -87,7 +87,7 @@ ADD_TRANSACTION: Final = "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, 
 ADD_SWAP: Final = "INSERT INTO swaps VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 SET_BALANCE: Final = "INSERT OR REPLACE INTO balances VALUES (?, ?, ?)"
 SET_POOL: Final = "INSERT OR REPLACE INTO pools VALUES (?, ?, ?, ?)"
-TRANSACTION_COLUMNS: Final = "slot, signature, reason, message, fee_lamports, memo, changes"
+TRANSACTION_COLUMNS: Final = "slot, signature, wallet, reason, message, fee_lamports, memo, changes"
 SWAP_COLUMNS: Final = (
     "number, signature, slot, memo, amount_out, amount_in, min_amount_out, "
     "venue, pool, wallet, mint_in, mint_out"
@@ -120,6 +120,7 @@ class Landed:
 
     slot: int
     signature: str
+    wallet: str
     failure: Failure | None
     fee_lamports: int
     memo: str
@@ -131,6 +132,7 @@ def landed_in(slot: int, outcome: Outcome) -> Landed:
     return Landed(
         slot=slot,
         signature=outcome.signature,
+        wallet=outcome.wallet,
         failure=outcome.failure,
         fee_lamports=outcome.fee_lamports,
         memo=outcome.memo,
@@ -367,6 +369,7 @@ def _changes_to_text(changes: Iterable[Change]) -> str:
 def _landed(
     slot: int,
     signature: str,
+    wallet: str,
     reason: str | None,
     message: str,
     fee_lamports: str,
@@ -376,6 +379,7 @@ def _landed(
     return Landed(
         slot=slot,
         signature=signature,
+        wallet=wallet,
         failure=Failure(Reason(reason), message) if reason else None,
         fee_lamports=int(fee_lamports),
         memo=memo,

@@ -74,6 +74,8 @@ class TransactionReading:
     commitment: Commitment = Commitment.PROCESSED
     context_slot: int = 0
     node: str = ""
+    # Empty: the chain did not tell.
+    signers: tuple[str, ...] = ()
 
     @property
     def status(self) -> StatusReading:
@@ -285,6 +287,7 @@ def _transaction(
         commitment,
         response.context_slot,
         response.node,
+        tuple(record.signers),
     )
 
 

@@ -134,11 +134,12 @@ class Reconciliation:
                 return found[::-1]
             before = signatures[-1].signature
             ours = {s.signature: s for s in signatures if read_memo(s.memo) is not None}
-            self._report.read += len(ours)
             unknown = await self._signing.not_on_record(list(ours))
-            found += await self._landings(
+            landings = await self._landings(
                 [ours[s] for s in ours if s in unknown], page.context_slot
             )
+            self._report.read += len(ours) - len(unknown) + len(landings)
+            found += landings
 
     async def _page(self, before: str, final: HeightReading) -> HistoryPage:
         page = await self._chain.history(self._wallet, before)
@@ -154,6 +155,10 @@ class Reconciliation:
             batch = signatures[first : first + BATCH_LIMIT]
             records = await _answered(partial(self._records, batch))
             for signature, record in zip(batch, records, strict=True):
+                if not _is_signed_by(self._wallet, record):
+                    # Anybody can send our wallet something with a memo like ours.
+                    logger.warning("foreign transaction", signature=signature.signature)
+                    continue
                 memo = read_memo(signature.memo)
                 assert memo is not None
                 swaps = () if record.error else _swaps(record, self._wallet)
@@ -248,6 +253,15 @@ async def _answered(call: Callable[[], Awaitable[Answer]]) -> Answer:
                 raise
             logger.debug("asking again", error=str(error))
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _is_signed_by(wallet: str, record: TransactionReading) -> bool:
+    """Where the chain does not tell: what took tokens from the wallet is, what failed may be."""
+    if record.signers:
+        return wallet in record.signers
+    return bool(record.error) or any(
+        owner == wallet and change < 0 for (owner, _), change in record.changes.items()
+    )
 
 
 def _swaps(record: TransactionReading, wallet: str) -> tuple[Swapped, ...]:

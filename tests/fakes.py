@@ -125,6 +125,8 @@ class Landed:
     memo: str
     # What each swap yielded more than usual.
     bonus: int = 0
+    # Who signed it; "": the wallet.
+    signer: str = ""
 
     def changes(self) -> dict[tuple[str, str], int]:
         """How the wallet's balances changed: a swap yields its floor and the slot's number."""
@@ -152,6 +154,7 @@ class FakeChain:
         self.away = False
         self.drops = False
         self.reverts = ""
+        self.tells_signers = True
         self.status_lag = 0
         self.refusal: Refused | None = None
         self._expiry: dict[str, int] = {}
@@ -249,7 +252,14 @@ class FakeChain:
             return None
         commitment = self._status(landed, self.height).commitment or Commitment.PROCESSED
         return TransactionReading(
-            landed.slot, landed.error, landed.changes(), 5000, commitment, self.height, "node-1"
+            landed.slot,
+            landed.error,
+            landed.changes(),
+            5000,
+            commitment,
+            self.height,
+            "node-1",
+            (landed.signer or landed.wallet,) if self.tells_signers else (),
         )
 
 

@@ -550,6 +550,7 @@ class TransactionRecord(_message.Message):
     FEE_LAMPORTS_FIELD_NUMBER: _builtins.int
     MEMO_FIELD_NUMBER: _builtins.int
     COMMITMENT_FIELD_NUMBER: _builtins.int
+    SIGNERS_FIELD_NUMBER: _builtins.int
     found: _builtins.bool
     """False: this node has no record of it, and nothing else here is set."""
     slot: _builtins.int
@@ -568,6 +569,12 @@ class TransactionRecord(_message.Message):
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___BalanceChange]:
         """Token accounts that changed. Network fees are not in here."""
 
+    @_builtins.property
+    def signers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Wallets that signed it, base58. Anybody can write any memo and name any wallet: only these
+        tell whose transaction it is.
+        """
+
     def __init__(
         self,
         *,
@@ -578,10 +585,11 @@ class TransactionRecord(_message.Message):
         fee_lamports: _builtins.int = ...,
         memo: _builtins.str = ...,
         commitment: Global___Commitment.ValueType = ...,
+        signers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "commitment", b"commitment", "error", b"error", "fee_lamports", b"fee_lamports", "found", b"found", "memo", b"memo", "slot", b"slot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "commitment", b"commitment", "error", b"error", "fee_lamports", b"fee_lamports", "found", b"found", "memo", b"memo", "signers", b"signers", "slot", b"slot"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -210,6 +210,12 @@ async def the_record_is_what_was_agreed(desk: Desk) -> None:
         )
     if not record.fee_lamports:
         raise Broken("the network's fee", "0 lamports", "tell what the wallet paid for landing")
+    if list(record.signers) != [desk.wallet]:
+        raise Broken(
+            f"the only signer {desk.wallet}",
+            ", ".join(record.signers) or "none",
+            "tell who signed: it tells our transactions from those with a memo like ours",
+        )
     if record.memo != swap.memo:
         raise Broken(
             f"the memo {swap.memo!r}", repr(record.memo), "tell the memo's text, all of it"

@@ -304,12 +304,13 @@ async def test_a_transaction_tells_how_each_wallet_changed(
             pb.BalanceChange(owner="pool", mint="SOL", before=huge, after=str(2**64 + 1000)),
         ],
         fee_lamports=5000,
+        signers=["wallet"],
     )
     script.will_answer(pb.GetTransactionsResponse(transactions=[record, pb.TransactionRecord()]))
 
     changes = {("wallet", "SOL"): -1000, ("wallet", "USDC"): 150, ("pool", "SOL"): 1000}
     assert await chain.transactions(["one", "two"]) == [
-        TransactionReading(5, "", changes, 5000),
+        TransactionReading(5, "", changes, 5000, signers=("wallet",)),
         None,
     ]
 

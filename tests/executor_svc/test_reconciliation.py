@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from engine.attempt import Resolution
 from engine.chain import HeightReading
@@ -19,13 +20,13 @@ from engine.order import Order
 from engine.route import Route, RouteDecision
 from engine.signing import Signing
 from engine.store import Store, open_store
-from executor_svc import reconciliation
+from executor_svc import reconciliation, transaction
 from executor_svc.reconciliation import Reconciliation, Report
 from oee.postgres import Postgres
 from tests import builders
 from tests.engine.test_store import execute, read
 from tests.executor_svc.test_executor import FLOOR, TWO_HOPS, WALLET, Desk
-from tests.fakes import FakeChain
+from tests.fakes import FakeChain, Landed
 
 TABLES: Final = ("orders", "attempts", "order_events", "signing")
 
@@ -440,6 +441,34 @@ async def test_a_node_that_lags_behind_is_not_believed(
     assert await Signing(restored.store).why_halted() == "a reconciliation has not finished"
     lost.chain.status_lag = 0
     assert (await restored.reconcile()).confirmed == [str(order.order_id)]
+
+
+@pytest.mark.parametrize(
+    ("error", "tells_signers"),
+    [("", True), ("SLIPPAGE_EXCEEDED: below the floor", True), ("", False)],
+    ids=["landed", "failed", "signers not told"],
+)
+async def test_what_a_stranger_sends_with_a_memo_of_ours_is_told_once_and_passed_over(
+    lost: LostDesk, restored: Restored, error: str, tells_signers: bool
+) -> None:
+    waiting, order = await building(lost, "waiting"), await pending(lost, "key")
+    await restored.backup()
+    await swap(lost, order)
+    chain = restored.chain
+    chain.tells_signers = tells_signers
+    memo = transaction.memo_text(waiting, 7)
+    foreign = Landed(chain.height, error, restored.executor.wallet, (), memo, signer="a stranger")
+    chain.landed["foreign"] = foreign
+
+    with capture_logs() as logs:
+        report = await restored.reconcile()
+
+    assert (report.signing, report.read) == ("allowed", 1)
+    assert (report.confirmed, report.failed) == ([str(order.order_id)], [])
+    told = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert [entry["signature"] for entry in told] == ["foreign"]
+    assert (await read(restored.store, waiting)).sequence == waiting.sequence
+    assert [a.number for a in (await restored.work(waiting)).attempts] == [1]
 
 
 class Killed(Exception):

@@ -39,6 +39,11 @@ def unlike(field: str, value: Any) -> Answer:
     return answer
 
 
+def without_signers(request: Any, response: Any) -> None:
+    for item in response.transactions:
+        item.ClearField("signers")
+
+
 def without_changes(request: Any, response: Any) -> None:
     for item in response.transactions:
         item.ClearField("changes")
@@ -120,6 +125,11 @@ WRONG_SWAPS = {
         Wrong("GetTransactions", unlike("fee_lamports", 0)),
         "the-record-is-what-was-agreed",
         "0 lamports",
+    ),
+    "a record without its signer": Mistake(
+        Wrong("GetTransactions", without_signers),
+        "the-record-is-what-was-agreed",
+        "the only signer",
     ),
     "a record without its memo": Mistake(
         Wrong("GetTransactions", unlike("memo", "")),
