@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
 
 from engine.route import Leg, venues_of
 
@@ -16,8 +18,7 @@ class Resolution(StrEnum):
     EXPIRED_UNLANDED = "expired_unlanded"
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True):
     """The readings that an attempt's resolution rests on; zero and "" where not needed."""
 
     status_context_slot: int
@@ -28,8 +29,7 @@ class Evidence:
     height_context_slot: int = 0
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """One signed transaction; live while `resolution` is None."""
 
     number: int
@@ -48,16 +48,14 @@ class Attempt:
         return venues_of(self.legs)
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(msgspec.Struct, frozen=True):
     """What a route through a third token left of it in the wallet, in base units."""
 
     mint: str
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fill:
+class Fill(msgspec.Struct, frozen=True):
     """What a landed swap really paid and received, in base units, read from the chain."""
 
     amount_in: int
@@ -65,5 +63,9 @@ class Fill:
     slot: int
     signature: str
     network_fee_lamports: int
-    # Of tokens between the two; not on the order's row, and no part of what makes two fills equal.
-    leftovers: tuple[Leftover, ...] = field(default=(), compare=False)
+    leftovers: tuple[Leftover, ...] = ()  # of tokens between the two
+
+    @property
+    def on_order(self) -> Fill:
+        """What the order keeps of it: leftovers are told with the event alone."""
+        return replace(self, leftovers=())

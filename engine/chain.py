@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import grpc
+import msgspec
 
 from engine.batch import Batcher
 from engine.certificates import Files
@@ -62,8 +63,7 @@ class StatusReading:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionReading:
+class TransactionReading(msgspec.Struct, frozen=True):
     """What a landed transaction did: each wallet's change by mint, in base units."""
 
     slot: int

@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from engine import rows, statements
 from engine.order import Order, OrderEvent, OrderRequest
@@ -39,8 +40,7 @@ class Extent:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """Where an event stands."""
 
     order_id: UUID
@@ -49,8 +49,7 @@ class Entry:
     position: int
 
 
-@dataclass(frozen=True, slots=True)
-class Logged:
+class Logged(msgspec.Struct, frozen=True):
     """An event, where it stands, and its order's request; the rest of `order` is not filled in."""
 
     position: int
@@ -73,7 +72,7 @@ class EventLog:
         """The first entries from a position on, and how far the log is complete with them."""
         found = await self._store.ask(lambda c: c.fetch(statements.LOG_ENTRIES, position, limit))
         entries = [
-            Entry(UUID(int=row["order_id"].int), row["sequence"], row["settled"], row["position"])
+            Entry(row["order_id"], row["sequence"], row["settled"], row["position"])
             for row in found
             if row["order_id"] is not None
         ]
@@ -108,7 +107,7 @@ class EventLog:
     async def open_sequences(self, after: UUID, limit: int) -> list[tuple[UUID, int]]:
         """Where every order that is not settled stands, by id, after one."""
         found = await self._store.ask(lambda c: c.fetch(statements.OPEN_SEQUENCES, after, limit))
-        return [(UUID(int=row["order_id"].int), row["sequence"]) for row in found]
+        return [(row["order_id"], row["sequence"]) for row in found]
 
 
 def _logged(row: asyncpg.Record) -> Logged:

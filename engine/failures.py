@@ -6,8 +6,9 @@ Beside these, a venue's refusal and the chain's error keep the names they have o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 FAILURES: Final[Mapping[str, str]] = {
     "NO_ROUTE": "no allowed venue can do this swap",
@@ -29,8 +30,7 @@ FAILURES: Final[Mapping[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """Why a try or an order failed: a word for programs, a sentence for people."""
 
     reason: str

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
+
+import msgspec
+from msgspec.structs import replace
 
 from engine.attempt import Attempt, Evidence, Fill, Resolution
 from engine.errors import IllegalTransition
 from engine.failures import Failure
 from engine.lifecycle import FINAL, EventType, Status, next_status
 from engine.route import Route, RouteDecision
-from engine.values import changed
 
 DEFAULT_SLIPPAGE_BPS: Final = 100
 MAX_SLIPPAGE_BPS: Final = 5000
@@ -31,16 +31,14 @@ class OrderType(StrEnum):
     MARKET = "market"
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """Which retry follows, and after how long."""
 
     number: int
     delay_milliseconds: int
 
 
-@dataclass(frozen=True)
-class Detail:
+class Detail(msgspec.Struct, frozen=True, omit_defaults=True):
     """The facts of one event."""
 
     route: RouteDecision | None = None
@@ -50,8 +48,10 @@ class Detail:
     failure: Failure | None = None
 
 
-@dataclass(frozen=True)
-class OrderEvent:
+NO_DETAIL: Final = Detail()
+
+
+class OrderEvent(msgspec.Struct, frozen=True):
     """One step of an order's life. `time` is the database's, None until committed."""
 
     order_id: UUID
@@ -65,8 +65,7 @@ class OrderEvent:
     time: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OrderRequest:
+class OrderRequest(msgspec.Struct, frozen=True):
     """What the client asked for, normalised: two equal requests are the same intent.
 
     Exactly one of slippage_bps and min_amount_out is set; amounts are base units.
@@ -90,8 +89,7 @@ class OrderRequest:
         return max(1, -(-kept // 10_000))
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True):
     """One version of an order taking the place of an earlier one, and the events between them."""
 
     order: Order
@@ -114,8 +112,7 @@ class Transition:
         return Transition(following.order, (*self.events, *following.events))
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """One version of an order. `sequence` is the version and the number of its last event.
 
     Times are the database's: `read_time` is its clock when this version was read, so that
@@ -181,7 +178,7 @@ class Order:
     def accept(self) -> Transition:
         """The first event of a new order."""
         event = OrderEvent(
-            self.order_id, 1, EventType.ORDER_ACCEPTED, None, Status.PENDING, False, Detail()
+            self.order_id, 1, EventType.ORDER_ACCEPTED, None, Status.PENDING, False, NO_DETAIL
         )
         return Transition(self, (event,))
 
@@ -226,7 +223,7 @@ class Order:
 
     def confirm(self, fill: Fill) -> Transition:
         """The swap landed at the wanted commitment; its attempt stays live until finalized."""
-        return self._after(EventType.SWAP_CONFIRMED, Detail(fill=fill), fill=fill)
+        return self._after(EventType.SWAP_CONFIRMED, Detail(fill=fill), fill=fill.on_order)
 
     def finalize(self, evidence: Evidence) -> Transition:
         """The swap can no longer be undone: the order is settled."""
@@ -275,8 +272,8 @@ class Order:
         """An attempt that was not on record failed on chain: its number and its try are used up."""
         if self.live_attempt is not None or attempt.number < self.next_number:
             raise IllegalTransition("an attempt is adopted after the ones on record")
-        failed = changed(attempt, resolution=Resolution.LANDED_WITH_ERROR, evidence=evidence)
-        adopted = changed(self, attempts=(*self.attempts, failed), failure=failure, route=None)
+        failed = replace(attempt, resolution=Resolution.LANDED_WITH_ERROR, evidence=evidence)
+        adopted = replace(self, attempts=(*self.attempts, failed), failure=failure, route=None)
         detail = Detail(attempt=failed, failure=failure)
         if self.retries >= len(RETRY_DELAYS):
             return adopted._after(EventType.ORDER_FAILED, detail)
@@ -287,7 +284,7 @@ class Order:
         if self.retries >= len(RETRY_DELAYS):
             return self.fail(failure, route)
         detail = Detail(route=route, failure=failure)
-        return changed(self, failure=failure, route=None)._again(EventType.RETRY_SCHEDULED, detail)
+        return replace(self, failure=failure, route=None)._again(EventType.RETRY_SCHEDULED, detail)
 
     def fail(self, failure: Failure, route: RouteDecision | None = None) -> Transition:
         """A permanent refusal, or no try left, with nothing signed."""
@@ -307,30 +304,30 @@ class Order:
             raise IllegalTransition("an attempt that landed has swapped")
         attempt = self._resolved(resolution, evidence)
         attempts = (*self.attempts[:-1], attempt)
-        resolved = changed(self, attempts=attempts, failure=failure, route=None)
+        resolved = replace(self, attempts=attempts, failure=failure, route=None)
         return resolved, Detail(attempt=attempt, failure=failure)
 
     def _resolved(self, resolution: Resolution, evidence: Evidence) -> Attempt:
         live = self.live_attempt
         if live is None:
             raise IllegalTransition("there is no live attempt to resolve")
-        return changed(live, resolution=resolution, evidence=evidence)
+        return replace(live, resolution=resolution, evidence=evidence)
 
     def _again(self, event: EventType, detail: Detail) -> Transition:
         delay = RETRY_DELAYS[self.retries]
         retry = Retry(self.retries + 1, int(delay.total_seconds() * 1000))
-        return self._after(event, changed(detail, retry=retry), retries=retry.number, backoff=delay)
+        return self._after(event, replace(detail, retry=retry), retries=retry.number, backoff=delay)
 
     def _after(
         self,
         event: EventType,
-        detail: Detail = Detail(),
+        detail: Detail = NO_DETAIL,
         **facts: object,
     ) -> Transition:
         status = next_status(self.status, event)
         facts.setdefault("backoff", None)
         facts.setdefault("settled", status in FINAL and status is not Status.CONFIRMED)
-        order = changed(self, status=status, sequence=self.sequence + 1, **facts)
+        order = replace(self, status=status, sequence=self.sequence + 1, **facts)
         route = order.route or self.route
         venue = route.venue if route else None
         step = OrderEvent(
@@ -341,5 +338,5 @@ class Order:
 
 def first_difference(one: OrderRequest, other: OrderRequest) -> str | None:
     """The name of the first field in which two requests differ, or None."""
-    fields: Sequence[str] = OrderRequest.__slots__
+    fields = OrderRequest.__struct_fields__
     return next((f for f in fields if getattr(one, f) != getattr(other, f)), None)

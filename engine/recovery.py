@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
+from msgspec.structs import replace
 
 from engine import adoption, rows, statements
 from engine.adoption import Landing
 from engine.errors import ClientOrderIdReused, StaleOrder
 from engine.order import Order, Transition
-from engine.values import changed
 
 
 async def take(transitions: Sequence[Transition], connection: Any) -> list[asyncpg.Record]:
@@ -35,7 +35,7 @@ async def recover(order: Order, connection: Any) -> list[asyncpg.Record]:
         if found is None:
             return []
         landing = rows.landing(found)
-        lost = changed(order, order_id=landing.order_id)
+        lost = replace(order, order_id=landing.order_id)
         _require_swap_of(lost, landing)
         if await connection.fetch(statements.ADD, *statements.new([lost], known=True)):
             await take(adoption.adopt(lost, landing), connection)

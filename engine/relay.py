@@ -6,10 +6,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
+import msgspec
 import structlog
 
 from engine import wire
@@ -55,8 +55,7 @@ HANDED_OVER: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(msgspec.Struct, frozen=True):
     """An order that is being worked on; `step` says so and is not committed yet, or None."""
 
     order: Order
@@ -135,11 +134,13 @@ class Relay:
         announced: list[bytes] = []
         handed_over: dict[Queue, list[UUID]] = {}
         for order, events in ((transition.order, transition.events) for transition in committed):
-            for event in events:
-                encoded = wire.event(order, event, self._store.tokens).SerializeToString()
+            subject = status_subject(order.order_id)
+            for message in wire.events(order, events, self._store.tokens):
+                encoded = message.SerializeToString()
                 announced.append(encoded)
-                messages.append((status_subject(order.order_id), encoded))
-                if logged:
+                messages.append((subject, encoded))
+            if logged:
+                for event in events:
                     logger.info(
                         event.type.value,
                         order_id=str(order.order_id),

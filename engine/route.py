@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from engine.failures import Failure
 
@@ -18,8 +20,7 @@ def venues_of(legs: Sequence[Leg]) -> str:
     return JOINED.join(dict.fromkeys([leg.venue for leg in legs]))
 
 
-@dataclass(frozen=True, slots=True)
-class Leg:
+class Leg(msgspec.Struct, frozen=True):
     """One swap instruction of a route, in a pool of this kind ("raydium_cpmm", …).
 
     `min_amount_out` is the leg's own floor, which the program keeps; 0 until the route's floor
@@ -36,8 +37,7 @@ class Leg:
     min_amount_out: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """One transaction's swaps, which happen all together or not at all.
 
     Legs that pay token_in split the amount; a leg that pays another token follows the one that
@@ -62,8 +62,7 @@ class Route:
         return changes
 
 
-@dataclass(frozen=True, slots=True)
-class VenueQuote:
+class VenueQuote(msgspec.Struct, frozen=True):
     """One venue's best single pool for the whole amount, or the refusal.
 
     `amount_out` is net of the pool's fee; `fee` is in token_in, 0 where the pool takes it from
@@ -84,8 +83,7 @@ class VenueQuote:
     is_local: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """One way to do the swap that was considered."""
 
     route: Route
@@ -102,8 +100,7 @@ class Candidate:
         return self.route.quoted_amount_out - self.network_cost
 
 
-@dataclass(frozen=True, slots=True)
-class VenueScore:
+class VenueScore(msgspec.Struct, frozen=True):
     """What a venue's attempts of late came to; only those that ended are counted."""
 
     venue: str
@@ -117,8 +114,7 @@ class VenueScore:
     score_ppm: int
 
 
-@dataclass(frozen=True, slots=True)
-class RouteDecision:
+class RouteDecision(msgspec.Struct, frozen=True):
     """What was considered, what won (None: nothing), why, and the floor.
 
     `candidates` are the ways considered, the winner first; only the best few are kept.
@@ -146,8 +142,7 @@ class RouteDecision:
         return self if self.route.quoted_amount_out < most else replace(self, candidates=())
 
 
-@dataclass(frozen=True, slots=True)
-class ImpactPoint:
+class ImpactPoint(msgspec.Struct, frozen=True):
     """What one amount would yield by its own best route.
 
     `price_impact_ppm`: what is lost against the price of the curve's smallest amount; negative

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from uuid import UUID
 
 import asyncpg
 import msgspec
+from msgspec.structs import replace
 
 from engine import order as domain
 from engine.adoption import Landing, Swapped
@@ -15,7 +15,6 @@ from engine.failures import Failure
 from engine.lifecycle import EventType, Status
 from engine.order import Detail, Order, OrderEvent, OrderRequest
 from engine.route import Leg, Route
-from engine.values import changed
 
 
 def encode(value: object) -> str:
@@ -24,8 +23,8 @@ def encode(value: object) -> str:
 
 def encode_detail(detail: Detail) -> str:
     if detail.attempt is not None:  # the signed bytes are in the attempts table
-        detail = changed(detail, attempt=changed(detail.attempt, transaction=b""))
-    return encode({name: fact for name, fact in vars(detail).items() if fact is not None})
+        detail = replace(detail, attempt=replace(detail.attempt, transaction=b""))
+    return encode(detail)
 
 
 _decode_detail: Final = msgspec.json.Decoder(Detail).decode
@@ -40,7 +39,7 @@ def _int(value: Any) -> int | None:
 def order(row: asyncpg.Record) -> Order:
     quoted, amount_out, reason = row["quoted_amount_out"], row["amount_out"], row["error_reason"]
     return Order(
-        order_id=UUID(int=row["order_id"].int),
+        order_id=row["order_id"],
         account=row["account"],
         client_order_id=row["client_order_id"],
         request=OrderRequest(
@@ -99,7 +98,7 @@ def _attempt(row: asyncpg.Record) -> Attempt:
 def event(row: asyncpg.Record) -> OrderEvent:
     previous = row["previous_status"]
     return OrderEvent(
-        order_id=UUID(int=row["order_id"].int),
+        order_id=row["order_id"],
         sequence=row["sequence"],
         type=EventType(row["type"]),
         previous_status=None if previous is None else Status(previous),
@@ -113,7 +112,7 @@ def event(row: asyncpg.Record) -> OrderEvent:
 
 def landing(row: asyncpg.Record) -> Landing:
     return Landing(
-        order_id=UUID(int=row["order_id"].int),
+        order_id=row["order_id"],
         number=row["number"],
         key_hash=row["key_hash"],
         signature=row["signature"],

@@ -86,7 +86,7 @@ class Signing:
     async def orders_by_key(self, key_hashes: Sequence[str]) -> dict[str, UUID]:
         """The orders on record with these keys, by the key's hash."""
         found = await self._store.ask(lambda c: c.fetch(BY_KEY_HASH, key_hashes))
-        return {row["key_hash"]: UUID(int=row["order_id"].int) for row in found}
+        return {row["key_hash"]: row["order_id"] for row in found}
 
 
 def _rows(landings: Sequence[Landing]) -> list[tuple[object, ...]]:

@@ -2,101 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from engine.allowance import Allowance
-from engine.attempt import Attempt
-from engine.lifecycle import FINAL, EventType, Status
-from engine.order import Order, OrderEvent, Transition
-from engine.rows import encode, encode_detail
-
-# How soon an order in this status is looked at again if nothing happens; repeated looks
-# back off. Long enough for the work itself, short enough to outlive a crash
-# unnoticed.
-CHECK_AFTER: Final = {
-    Status.PENDING: timedelta(seconds=2),
-    Status.ROUTING: timedelta(seconds=3),
-    Status.BUILDING: timedelta(seconds=3),
-    Status.SUBMITTED: timedelta(milliseconds=200),
-    Status.CONFIRMED: timedelta(milliseconds=400),
-}
-
-
-def _of_order(value: Callable[[Order], object]) -> Callable[[Transition], object]:
-    return lambda transition: value(transition.order)
-
-
-# Columns of the types that a batch is sent as, one value a row, and where each comes from. The
-# order of the columns is that of the type.
-FACTS: Final[Mapping[str, Callable[[Order], object]]] = {
-    "status": lambda o: o.status.value,
-    "settled": lambda o: o.settled,
-    "min_amount_out": lambda o: o.min_amount_out,
-    "venue": lambda o: o.route.venue if o.route else None,
-    "quoted_amount_out": lambda o: o.route.quoted_amount_out if o.route else None,
-    "retries": lambda o: o.retries,
-    "cancel_requested": lambda o: o.cancel_requested,
-    "error_reason": lambda o: o.failure.reason if o.failure else None,
-    "error_message": lambda o: o.failure.message if o.failure else None,
-    "filled_amount_in": lambda o: o.fill.amount_in if o.fill else None,
-    "amount_out": lambda o: o.fill.amount_out if o.fill else None,
-    "fill_slot": lambda o: o.fill.slot if o.fill else None,
-    "fill_signature": lambda o: o.fill.signature if o.fill else None,
-    "network_fee_lamports": lambda o: o.fill.network_fee_lamports if o.fill else None,
-    "legs": lambda o: encode(o.route.legs) if o.route else None,
-}
-
-MOVE: Final[Mapping[str, Callable[[Transition], object]]] = {
-    "order_id": lambda t: t.order.order_id,
-    "replaces": lambda t: t.replaces,
-    "sequence": lambda t: t.order.sequence,
-    "signs": lambda t: any(e.type is EventType.ATTEMPT_SIGNED for e in t.events),
-    "backoff": lambda t: t.order.backoff,
-    "check_after": lambda t: CHECK_AFTER.get(t.order.status),
-    **{name: _of_order(value) for name, value in FACTS.items()},
-}
-
-STEP: Final[Mapping[str, Callable[[OrderEvent], object]]] = {
-    "order_id": lambda e: e.order_id,
-    "sequence": lambda e: e.sequence,
-    "type": lambda e: e.type.value,
-    "previous_status": lambda e: e.previous_status.value if e.previous_status else None,
-    "status": lambda e: e.status.value,
-    "settled": lambda e: e.settled,
-    "venue": lambda e: e.venue,
-    "detail": lambda e: encode_detail(e.detail),
-}
-
-ATTEMPT: Final[Mapping[str, Callable[[Attempt], object]]] = {
-    "number": lambda a: a.number,
-    "venue": lambda a: a.venue,
-    "signature": lambda a: a.signature,
-    "blockhash": lambda a: a.blockhash,
-    "last_valid_block_height": lambda a: a.last_valid_block_height,
-    "min_amount_out": lambda a: a.min_amount_out,
-    "transaction": lambda a: a.transaction,
-    "resolution": lambda a: a.resolution.value if a.resolution else None,
-    "evidence": lambda a: encode(a.evidence) if a.evidence else None,
-    "legs": lambda a: encode(a.legs),
-}
-
-REQUEST: Final[Mapping[str, Callable[[Order], object]]] = {
-    "order_id": lambda o: o.order_id,
-    "account": lambda o: o.account,
-    "client_order_id": lambda o: o.client_order_id,
-    "order_type": lambda o: o.request.order_type.value,
-    "token_in": lambda o: o.request.token_in,
-    "token_out": lambda o: o.request.token_out,
-    "amount_in": lambda o: o.request.amount_in,
-    "slippage_bps": lambda o: o.request.slippage_bps,
-    "requested_min_amount_out": lambda o: o.request.min_amount_out,
-    "venues": lambda o: o.request.venues,
-    "expire_time": lambda o: o.request.expire_time,
-}
+from engine.lifecycle import FINAL, Status
+from engine.order import Order, Transition
+from engine.written_rows import (
+    CHECK_AFTER,
+    FACTS,
+    REQUEST,
+    OrderStep,
+    SignedAttempt,
+    column,
+    columns,
+    new_order,
+    order_move,
+    order_step,
+    signed_attempt,
+)
 
 # Read by statements that accept or sign, so that what operators set holds for all of them at once.
 _TRADING: Final = "(SELECT state FROM trading)"
@@ -123,7 +49,7 @@ locked AS MATERIALIZED (
 ), moved AS (
     UPDATE orders o
        SET sequence = m.sequence, offers = 0, update_time = now(),
-           {", ".join(f"{name} = m.{name}" for name in FACTS)},
+           {", ".join(f"{name} = {column('m', name)}" for name in FACTS)},
            not_before = now() + m.backoff,
            next_check_at = CASE WHEN NOT m.settled
                                 THEN now() + coalesce(m.backoff, m.check_after) END,
@@ -134,15 +60,15 @@ locked AS MATERIALIZED (
        $%GUARD%
  RETURNING o.order_id, o.not_before, o.update_time, o.complete_time
 ), signed AS (
-    INSERT INTO attempts (order_id, sign_time, {", ".join(ATTEMPT)})
-    SELECT a.order_id, now(), {", ".join(f"a.{name}" for name in ATTEMPT)}
+    INSERT INTO attempts (sign_time, {", ".join(SignedAttempt._fields)})
+    SELECT now(), {columns("a", SignedAttempt._fields)}
       FROM unnest($2::signed_attempt[]) AS a JOIN moved USING (order_id)
         ON CONFLICT (order_id, number) DO UPDATE
        SET resolution = EXCLUDED.resolution, evidence = EXCLUDED.evidence
      WHERE attempts.resolution IS NULL
 ), logged AS (
-    INSERT INTO order_events (position, time, {", ".join(STEP)})
-    SELECT {_POSITION}, now(), {", ".join(f"e.{name}" for name in [*STEP][:-1])}, e.detail::jsonb
+    INSERT INTO order_events (position, time, {", ".join(OrderStep._fields)})
+    SELECT {_POSITION}, now(), {columns("e", OrderStep._fields)}
       FROM unnest($3::order_step[]) AS e JOIN moved USING (order_id)
 )
 SELECT order_id, not_before, update_time, complete_time FROM moved
@@ -156,24 +82,18 @@ def written(batch: Sequence[Transition]) -> list[object]:
     """The arguments of SAVE and ADOPT."""
     events = [event for transition in batch for event in transition.events]
     return [
-        _values(MOVE, batch),
+        [order_move(transition) for transition in batch],
         [
-            (event.order_id, *(value(attempt) for value in ATTEMPT.values()))
+            signed_attempt(event.order_id, attempt)
             for event in events
             if (attempt := event.detail.attempt) is not None
         ],
-        _values(STEP, events),
+        [order_step(event) for event in events],
         _FINAL,
     ]
 
 
 _FINAL: Final = [status.value for status in FINAL]
-
-
-def _values(columns: Mapping[str, Callable[[Any], object]], items: Iterable[Any]) -> list[object]:
-    values = tuple(columns.values())
-    return [tuple([value(item) for value in values]) for item in items]
-
 
 # What is known to have swapped already is no new order, and is added in every trading state.
 _IS_NEW: Final = f"""
@@ -186,7 +106,7 @@ _ADDED: Final = f"""
 added AS (
     INSERT INTO orders ({", ".join(REQUEST)}, status, sequence,
                         next_check_at, create_time, update_time)
-    SELECT {", ".join(f"n.{name}" for name in REQUEST)}, 'pending', 1, now() + $2::interval,
+    SELECT {columns("n", REQUEST)}, 'pending', 1, now() + $2::interval,
            now(), now()
       FROM $%ACCEPTED%
         ON CONFLICT DO NOTHING
@@ -277,11 +197,8 @@ SELECT account, now() FROM unnest($1::text[]) AS account ON CONFLICT DO NOTHING
 
 def new(orders: Sequence[Order], *, known: bool = False) -> list[object]:
     """The arguments of ADD. A `known` swap's order is added all the same."""
-    rows = [
-        # The key by which its swap may be on the chain already.
-        (*(value(order) for value in REQUEST.values()), None if known else order.key_hash)
-        for order in orders
-    ]
+    # The key's hash is that by which its swap may be on the chain already.
+    rows = [new_order(order, None if known else order.key_hash) for order in orders]
     return [rows, CHECK_AFTER[Status.PENDING]]
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import asyncpg
 import structlog
+from msgspec.structs import replace
 
 from engine import recovery, rows, statements
 from engine.allowance import UNLIMITED, Allowance
@@ -29,7 +30,6 @@ from engine.errors import (
 from engine.lifecycle import Status
 from engine.order import Order, OrderEvent, Transition
 from engine.token import Token, Tokens
-from engine.values import changed
 
 logger = structlog.get_logger()
 
@@ -305,8 +305,8 @@ class Store:
         for order in orders:
             time = added.get(order.order_id)
             if time is not None:
-                stored = changed(order, create_time=time, update_time=time, read_time=time)
-                event = changed(stored.accept().event, time=time)
+                stored = replace(order, create_time=time, update_time=time, read_time=time)
+                event = replace(stored.accept().event, time=time)
                 results.append(Added(stored, event))
                 committed.append(Transition(stored, (event,)))
             elif (key := (order.account, order.client_order_id)) in earlier:
@@ -419,14 +419,14 @@ def _committed(
     if row is None:
         return recovery.stale(transition)
     time = row["update_time"]
-    order = changed(
+    order = replace(
         transition.order,
         not_before=row["not_before"],
         update_time=time,
         complete_time=row["complete_time"],
         read_time=time,
     )
-    return Transition(order, tuple([changed(event, time=time) for event in transition.events]))
+    return Transition(order, tuple([replace(event, time=time) for event in transition.events]))
 
 
 # ── opening ───────────────────────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import ROUND_DOWN, Context, Decimal
 from typing import Final
 
 # Amounts are u64 on chain, so the table and the wire hold no more either.
@@ -12,7 +13,7 @@ MAX_AMOUNT: Final = 2**64 - 1
 
 # Far more digits than any amount has, so that a number is refused for what is wrong with it.
 _DECIMAL: Final = re.compile(r"([0-9]{1,40})(?:\.([0-9]{1,40}))?")
-_PRICE_DIGITS: Final = 12
+_TWELVE_DIGITS: Final = Context(prec=12, rounding=ROUND_DOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +55,19 @@ class Token:
 
     def format(self, amount: int) -> str:
         """The decimal string of base units, without trailing zeros: 1500000000 → "1.5"."""
-        whole, fraction = divmod(amount, 10**self.decimals)
-        digits = f"{fraction:0{self.decimals}d}".rstrip("0") if fraction else ""
-        return f"{whole}.{digits}" if digits else str(whole)
+        if not self.decimals:
+            return str(amount)
+        digits = str(amount).zfill(self.decimals + 1)
+        whole, fraction = digits[: -self.decimals], digits[-self.decimals :].rstrip("0")
+        return f"{whole}.{fraction}" if fraction else whole
 
 
 def price(amount_in: int, token_in: Token, amount_out: int, token_out: Token) -> str:
     """amount_out per amount_in in whole tokens, rounded down to 12 significant digits."""
     numerator = amount_out * 10**token_in.decimals
     denominator = amount_in * 10**token_out.decimals
-    if numerator == 0:
-        return "0"
-    # Enough decimal places for 12 significant digits, however small the price is.
-    magnitude = len(str(numerator)) - len(str(denominator))
-    places = max(0, _PRICE_DIGITS - magnitude)
-    digits = str(numerator * 10**places // denominator)
-    surplus = max(0, len(digits) - _PRICE_DIGITS)
-    kept = digits[: len(digits) - surplus] + "0" * surplus
-    return Token("", "", places).format(int(kept))
+    price = _TWELVE_DIGITS.divide(Decimal(numerator), Decimal(denominator))
+    return format(price.normalize(_TWELVE_DIGITS), "f")
 
 
 class Tokens:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine import lifecycle, token
@@ -14,7 +15,7 @@ from engine import order as domain
 from engine.attempt import Attempt, Fill, Leftover, Resolution
 from engine.failures import Failure
 from engine.lifecycle import EventType, Status
-from engine.order import Order, OrderEvent, OrderRequest
+from engine.order import NO_DETAIL, Detail, Order, OrderEvent, OrderRequest
 from engine.route import Candidate, ImpactPoint, Leg, RouteDecision, VenueScore
 from engine.token import Token, Tokens
 from engine.v1 import orders_pb2 as pb
@@ -54,7 +55,6 @@ def order(order: Order, tokens: Tokens) -> pb.Order:
         settled=order.settled,
         sequence=order.sequence,
         attempts=[attempt(a, token_out, tokens) for a in order.attempts],
-        error=order_error(order.failure),
         cancel_requested=order.cancel_requested,
         retries=order.retries,
         expire_time=timestamp(request.expire_time),
@@ -62,6 +62,8 @@ def order(order: Order, tokens: Tokens) -> pb.Order:
         update_time=timestamp(order.update_time),
         complete_time=timestamp(order.complete_time),
     )
+    if order.failure is not None:
+        message.error.CopyFrom(order_error(order.failure))
     floor = order.min_amount_out or request.min_amount_out
     if floor is not None:
         message.min_amount_out = token_out.format(floor)
@@ -80,35 +82,49 @@ def order(order: Order, tokens: Tokens) -> pb.Order:
 
 def event(order: Order, event: OrderEvent, tokens: Tokens) -> pb.OrderEvent:
     """One event of an order; of `order` only what never changes is used."""
-    token_in = tokens.by_mint(order.request.token_in)
-    token_out = tokens.by_mint(order.request.token_out)
-    detail = event.detail
-    message = pb.OrderEvent(
-        order_id=str(event.order_id),
+    [message] = events(order, (event,), tokens)
+    return message
+
+
+def events(order: Order, taken: Sequence[OrderEvent], tokens: Tokens) -> Iterator[pb.OrderEvent]:
+    """Events of one order, with what is the same in all of them made once."""
+    shared = pb.OrderEvent(
+        order_id=str(order.order_id),
         client_order_id=order.client_order_id or "",
         account=order.account,
-        sequence=event.sequence,
-        type=_EVENT_TYPE[event.type],
-        status=STATUS[event.status],
-        settled=event.settled,
-        event_time=timestamp(event.time),
-        error=order_error(detail.failure),
-        token_in=token_in.symbol,
-        token_out=token_out.symbol,
-        venue=event.venue or "",
+        token_in=tokens.by_mint(order.request.token_in).symbol,
+        token_out=tokens.by_mint(order.request.token_out).symbol,
     )
-    if event.previous_status is not None:
-        message.previous_status = STATUS[event.previous_status]
+    for event in taken:
+        message = pb.OrderEvent()
+        message.CopyFrom(shared)
+        message.sequence = event.sequence
+        message.type = _EVENT_TYPE[event.type]
+        message.status = STATUS[event.status]
+        message.settled = event.settled
+        message.venue = event.venue or ""
+        if event.previous_status is not None:
+            message.previous_status = STATUS[event.previous_status]
+        if event.time is not None:
+            _set_time(message.event_time, event.time)
+        if event.detail is not NO_DETAIL:
+            _tell(message, event.detail, order.request, tokens)
+        yield message
+
+
+def _tell(message: pb.OrderEvent, detail: Detail, request: OrderRequest, tokens: Tokens) -> None:
+    if detail.failure is not None:
+        message.error.CopyFrom(order_error(detail.failure))
     if detail.route is not None:
-        message.route.CopyFrom(route(detail.route, order.request, tokens))
+        message.route.CopyFrom(route(detail.route, request, tokens))
     if detail.retry is not None:
         message.retry.number = detail.retry.number
         message.retry.delay.FromMilliseconds(detail.retry.delay_milliseconds)
     if detail.attempt is not None:
+        token_out = tokens.by_mint(request.token_out)
         message.attempt.CopyFrom(attempt(detail.attempt, token_out, tokens))
     if detail.fill is not None:
-        message.fill.CopyFrom(fill(detail.fill, order.request, tokens))
-    return message
+        message.fill.CopyFrom(fill(detail.fill, request, tokens))
 
 
 def batches(events: Sequence[bytes]) -> Iterator[bytes]:
@@ -150,17 +166,21 @@ def route(decision: RouteDecision, request: OrderRequest, tokens: Tokens) -> pb.
         message.legs.extend(_legs(decision.route.legs, tokens))
         message.quoted_amount_out = token_out.format(decision.route.quoted_amount_out)
     for quote in decision.quotes:
-        item = message.quotes.add(venue=quote.venue, refusal=order_error(quote.refusal))
-        item.latency.FromMicroseconds(quote.latency_microseconds)
-        if quote.refusal is None:
-            item.pool = quote.pool
-            item.amount_out = token_out.format(quote.amount_out)
-            item.net_price = token.price(request.amount_in, token_in, quote.amount_out, token_out)
-            item.fee = token_in.format(quote.fee)
-            item.price_impact_bps = _bps(quote.price_impact_ppm)
-            item.slot = quote.slot
-            item.kind = quote.kind
-            item.is_local = quote.is_local
+        if quote.refusal is not None:
+            item = message.quotes.add(venue=quote.venue, refusal=order_error(quote.refusal))
+        else:
+            item = message.quotes.add(
+                venue=quote.venue,
+                pool=quote.pool,
+                amount_out=token_out.format(quote.amount_out),
+                net_price=token.price(request.amount_in, token_in, quote.amount_out, token_out),
+                fee=token_in.format(quote.fee),
+                price_impact_bps=_bps(quote.price_impact_ppm),
+                slot=quote.slot,
+                kind=quote.kind,
+                is_local=quote.is_local,
+            )
+        _set_microseconds(item.latency, quote.latency_microseconds)
     return message
 
 
@@ -187,7 +207,7 @@ def _score(score: VenueScore) -> pb.VenueScore:
         failed_percent=Token("", "", 4).format(score.failed_ppm),
         score_bps=_bps(score.score_ppm),
     )
-    message.latency.FromMicroseconds(score.latency_microseconds)
+    _set_microseconds(message.latency, score.latency_microseconds)
     return message
 
 
@@ -272,10 +292,8 @@ def attempt(attempt: Attempt, token_out: Token, tokens: Tokens) -> pb.Attempt:
     return message
 
 
-def order_error(failure: Failure | None) -> pb.OrderError | None:
-    """Why something failed, or None."""
-    if failure is None:
-        return None
+def order_error(failure: Failure) -> pb.OrderError:
+    """Why something failed."""
     return pb.OrderError(reason=failure.reason, message=failure.message)
 
 
@@ -283,8 +301,21 @@ def timestamp(time: datetime | None) -> Timestamp | None:
     """A protobuf timestamp, or None."""
     if time is None:
         return None
+    message = Timestamp()
+    _set_time(message, time)
+    return message
+
+
+# Set in place: a message of a well-known type costs more to put into another than all of this.
+def _set_time(message: Timestamp, time: datetime) -> None:
     since = time - _EPOCH
-    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
+    message.seconds = since.days * 86_400 + since.seconds
+    message.nanos = since.microseconds * 1000
+
+
+def _set_microseconds(message: Duration, microseconds: int) -> None:
+    message.seconds, rest = divmod(microseconds, 1_000_000)
+    message.nanos = rest * 1000
 
 
 def moment(message: Timestamp) -> datetime:

@@ -8,9 +8,9 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
-from uuid import UUID
 
 import structlog
+from asyncpg.pgproto.pgproto import UUID
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -237,7 +237,7 @@ def _order_ids(data: bytes) -> list[UUID]:
     count, rest = divmod(len(data), ID_BYTES)
     if rest or count > HINT_ORDERS:
         return []
-    return [UUID(bytes=data[i * ID_BYTES : (i + 1) * ID_BYTES]) for i in range(count)]
+    return [UUID(data[i * ID_BYTES : (i + 1) * ID_BYTES]) for i in range(count)]
 
 
 @asynccontextmanager

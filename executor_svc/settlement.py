@@ -195,7 +195,8 @@ class Settlement:
                     return None
                 # A fork may have run the same bytes again in the same slot, with another result
                 # than the one reported: what is final counts, and is reported anew.
-                if _fill(order, attempt, self._executor.wallet, status, record) != order.fill:
+                fill = _fill(order, attempt, self._executor.wallet, status, record)
+                if fill is None or fill.on_order != order.fill:
                     return order.reorg()
                 return order.finalize(Evidence(status.context_slot, status.node, slot=status.slot))
             case Verdict.REORG:

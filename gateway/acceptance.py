@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 import structlog
-import uuid_utils.compat
+import uuid_utils
+from asyncpg.pgproto.pgproto import UUID
 
 from engine import rpc, wire
 from engine.accounts import Accounts
@@ -59,7 +60,7 @@ class Acceptance:
     async def accept(self, message: pb.SubmitOrderRequest, account: str) -> pb.SubmitOrderResponse:
         """The durable order, or with validate_only what it would be; raises RequestErrors."""
         key, wanted = requests.submit(message, self._store.tokens, self._venues)
-        order = Order(uuid_utils.compat.uuid7(), account, key, wanted)
+        order = Order(UUID(uuid_utils.uuid7().bytes), account, key, wanted)
         if message.validate_only:
             await self._check(order)
             return pb.SubmitOrderResponse(order=wire.order(order, self._store.tokens))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from engine.errors import NoRoute
 from engine.order import DEFAULT_SLIPPAGE_BPS, OrderRequest

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from engine.attempt import Resolution
 from engine.errors import StaleOrder, StartupError, StoreUnavailable
@@ -18,6 +18,7 @@ from engine.migrate import migrate
 from engine.order import Order
 from engine.store import Store, open_store
 from engine.token import MAX_AMOUNT
+from engine.written_rows import CHECK_AFTER
 from oee.postgres import Postgres
 from tests import builders
 
@@ -378,7 +379,7 @@ async def execute(store: Store, statement: str) -> None:
 
 def test_times_of_the_next_look_suit_the_work() -> None:
     """A look that comes before the work can be done would only make duplicates."""
-    from engine import statements, venue
+    from engine import venue
 
-    assert statements.CHECK_AFTER[Status.ROUTING] > timedelta(seconds=2)
-    assert statements.CHECK_AFTER[Status.BUILDING] >= timedelta(seconds=venue.BUILD_SECONDS)
+    assert CHECK_AFTER[Status.ROUTING] > timedelta(seconds=2)
+    assert CHECK_AFTER[Status.BUILDING] >= timedelta(seconds=venue.BUILD_SECONDS)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 import asyncpg
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from msgspec.structs import replace
 
 from engine import statements, wire
 from engine.bus import EVENTS_SUBJECT, Bus
@@ -320,7 +321,7 @@ async def test_readers_that_come_and_go_miss_nothing_while_messages_get_lost(
     async def live(order: Order) -> None:
         for transition in builders.steps(order, Status.CONFIRMED):
             commit = relay.commit if chance.random() < 0.7 else _silently(store)
-            order = await commit(replace(transition))
+            order = await commit(transition)
             await asyncio.sleep(chance.uniform(0, 0.05))
         await relay.commit(order.finalize(builders.EVIDENCE))
 
@@ -460,7 +461,7 @@ async def _another_client(gateway: Gateway) -> AsyncIterator[Gateway]:
     """The gateway over a connection of its own, which takes in only what is read."""
     options = [("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(gateway.address, options=options) as channel:
-        yield replace(gateway, client=OrderServiceStub(channel))
+        yield dataclasses.replace(gateway, client=OrderServiceStub(channel))
 
 
 async def _routed(relay: Relay, order: Order, times: int) -> Order:

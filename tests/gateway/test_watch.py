@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 import sysconfig
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -19,6 +19,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
+from msgspec.structs import replace
 
 from engine import wire
 from engine.bus import EVENTS_SUBJECT, Bus, open_bus
@@ -533,7 +534,7 @@ async def _another_client(gateway: Gateway) -> AsyncIterator[Gateway]:
     """The gateway over a connection of its own, which takes in only what is read."""
     options = [("grpc.http2.bdp_probe", 0)]
     async with grpc.aio.insecure_channel(gateway.address, options=options) as channel:
-        yield replace(gateway, client=OrderServiceStub(channel))
+        yield dataclasses.replace(gateway, client=OrderServiceStub(channel))
 
 
 async def _route_again_and_again(relay: Relay, order: Order, times: int) -> Order:
