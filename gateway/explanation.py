@@ -223,8 +223,8 @@ def _fill(
     if order.fill is None or order.fill.signature != attempt.signature:
         return None
     # Only the event tells what it left of other tokens.
-    told = [event.detail.fill for event in events if event.detail.fill == order.fill]
-    return wire.fill((told and told[-1]) or order.fill, order.request, tokens)
+    told = [fill for event in events if (fill := event.detail.fill) and fill.on_order == order.fill]
+    return wire.fill(told[-1] if told else order.fill, order.request, tokens)
 
 
 def _time(events: Sequence[OrderEvent], *, signed: bool) -> Timestamp | None:

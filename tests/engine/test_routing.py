@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bench.pools import NOW, RAY, market, pool
 from engine import network_cost
@@ -336,7 +337,9 @@ def test_what_no_pool_can_fill_alone_is_split() -> None:
     def short(address: str) -> Pool:
         state = pool("meteora_damm_v2", 0.15, 10**12, Random(1))
         # It ends where its price has fallen by 2 %, after some 10^10 lamports.
-        state = replace(state, collect_fee_mode=0, sqrt_min_price=state.sqrt_price * 99 // 100)
+        state = dataclasses.replace(
+            state, collect_fee_mode=0, sqrt_min_price=state.sqrt_price * 99 // 100
+        )
         return Pool("meteora", address, "meteora_damm_v2", SOL, USDC, state, 9)
 
     decision = routed([short("one"), short("other")], request=large(15 * 10**9))
@@ -463,7 +466,7 @@ def test_a_dear_pool_may_lose_to_a_cheap_one_by_its_network_fee() -> None:
     # Alike but for two base units more, which the heavier program's fee takes.
     heavy = replace(quote("heavy", 1_000_002), kind="meteora_dlmm")
     light = replace(quote("light", 1_000_000), kind="raydium_amm_v4")
-    far = replace(ALIKE[0], mint_a=USDC, mint_b=SOL)
+    far = dataclasses.replace(ALIKE[0], mint_a=USDC, mint_b=SOL)
     request = OrderRequest(RAY, SOL, 10**6)
 
     decision = routed([far], heavy, light, request=request)
@@ -652,7 +655,7 @@ def test_what_is_recorded_of_a_decision_repeats_no_quote() -> None:
     split = routed(ALIKE, request=large())
     heavy = replace(quote("heavy", 1_000_002), kind="meteora_dlmm")
     light = replace(quote("light", 1_000_000), kind="raydium_amm_v4")
-    far = replace(ALIKE[0], mint_a=USDC, mint_b=SOL)
+    far = dataclasses.replace(ALIKE[0], mint_a=USDC, mint_b=SOL)
     dear = routed([far], heavy, light, request=OrderRequest(RAY, SOL, 10**6))
 
     assert plain.candidates
