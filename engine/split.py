@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from functools import cache
+from itertools import combinations, permutations
 from operator import add
 from typing import Final
 
@@ -31,8 +32,10 @@ FINE_PARTS: Final = 4096
 LIKELIEST: Final = 3
 # Moves with steps of one size; concave curves need one or two.
 MOVES: Final = 8
-# How many units are moved to and fro in the end.
+# How many units are moved to and fro in the end; of an amount that is tiny, all. There, roundings
+# are most of what tells combinations apart.
 REACH: Final = 8
+TINY: Final = 512
 NEVER: Final = -(1 << 80)
 
 
@@ -59,9 +62,12 @@ def best_split(curves: Sequence[Curve], amount: int, most: int, cost: Cost) -> S
     """The best over at most `most` of the curves; None when no combination pays anything.
 
     A curve is monotone, pays 0 for 0, and 0 beyond what it can take. The best there is, to within
-    what roundings make of one unit a curve, of whichever token is worth more; of very many
-    combinations, the best of those that sixteenths show to be likely.
+    one unit of whichever token is worth more; of very many combinations, the best of those that
+    sixteenths show to be likely.
     """
+    tiny = amount <= TINY
+    if tiny:
+        curves = [cache(curve) for curve in curves]
     marks = [amount * part // PARTS for part in range(PARTS + 1)]
     rows = [[curve(mark) for mark in marks] for curve in curves]
     ranked = sorted(
@@ -73,7 +79,10 @@ def best_split(curves: Sequence[Curve], amount: int, most: int, cost: Cost) -> S
         shares = [marks[parts] for parts in _parts([rows[index] for index in chosen])]
         # Rounding down the marks left a few units over.
         shares[shares.index(max(shares))] += amount - sum(shares)
-        _improve([curves[index] for index in chosen], shares, amount // (2 * PARTS), fine)
+        used = [curves[index] for index in chosen]
+        _improve(used, shares, amount // (2 * PARTS), fine)
+        if tiny:
+            _settle(used, shares, amount)
         split = _split(chosen, curves, shares, cost)
         if split is not None and split.net >= likely.get(split.chosen, split).net:
             likely[split.chosen] = split
@@ -82,8 +91,7 @@ def best_split(curves: Sequence[Curve], amount: int, most: int, cost: Cost) -> S
         shares = [share for _, share in split.shares]
         used = [curves[index] for index in split.chosen]
         _improve(used, shares, max(1, fine), 0)
-        if len(used) > 1:
-            _settle(used, shares)
+        _settle(used, shares, REACH)
         found.append(_split(split.chosen, curves, shares, cost))
     return max(filter(None, found), key=_net, default=None)
 
@@ -153,23 +161,22 @@ def _improve(curves: Sequence[Curve], shares: list[int], step: int, until: int) 
         step //= 2
 
 
-def _settle(curves: Sequence[Curve], shares: list[int]) -> None:
-    """Move a few units to and fro while that pays, between all at once: roundings are seen to."""
-    parts = REACH * len(curves)
+def _settle(curves: Sequence[Curve], shares: list[int], reach: int) -> None:
+    """Of all moves of up to so many units between two, make the best while one pays.
+
+    Rounded curves rise in stairs: what pays may lie behind moves that do not.
+    """
     for _ in range(MOVES):
-        rows = [
-            [
-                curve(share + part - REACH)
-                if part <= 2 * REACH and share + part >= REACH
-                else NEVER
-                for part in range(parts + 1)
-            ]
-            for curve, share in zip(curves, shares, strict=True)
-        ]
-        moves = [part - REACH for part in _parts(rows)]
-        if not any(moves):
+        before = list(shares)
+        for one, other in combinations(range(len(curves)), 2):
+            both, share = shares[one] + shares[other], shares[one]
+            first, second = curves[one], curves[other]
+            ways = range(max(0, share - reach), min(both, share + reach) + 1)
+            # As it is, unless another way is better.
+            best = max(ways, key=lambda way: (first(way) + second(both - way), way == share))
+            shares[one], shares[other] = best, both - best
+        if shares == before:
             break
-        shares[:] = [share + move for share, move in zip(shares, moves, strict=True)]
 
 
 def _split(

@@ -8,6 +8,7 @@ from itertools import combinations
 from operator import add
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +57,7 @@ def everything(curves: Sequence[Curve], parts: int, amount: int, most: int, cost
 
 @examples
 @given(seeds, st.integers(2, 4), st.integers(2, 3), st.integers(5, 300), st.sampled_from((0, 1, 5)))
-def test_nothing_is_better_by_more_than_a_unit_a_leg(
+def test_nothing_is_better_by_more_than_a_unit(
     seed: int, count: int, most: int, amount: int, leg: int
 ) -> None:
     random = Random(seed)
@@ -65,9 +66,24 @@ def test_nothing_is_better_by_more_than_a_unit_a_leg(
 
     split = best_split(given_curves, amount, most, each_leg(leg))
 
-    # Roundings are of a unit paid or of one received, whichever is worth more.
+    # A unit paid or one received, whichever is worth more.
     unit = max(1, -(-best // amount))
-    assert (0 if split is None else split.net) >= best - 2 * unit
+    assert (0 if split is None else split.net) >= best - unit
+
+
+# Drawn at random, one case in three thousand was two units off before all moves were tried.
+@pytest.mark.parametrize("seed", [1_008_679, 2_008_603, 2_018_278, 2_029_050])
+def test_what_lies_behind_moves_that_do_not_pay_is_found(seed: int) -> None:
+    random = Random(seed)
+    count, most, amount = random.randint(2, 4), random.randint(2, 3), random.randint(5, 300)
+    leg = random.choice((0, 1, 5))
+    given_curves = curves(random, count, int(10 ** random.uniform(3, 6)))
+    best = everything(given_curves, amount, amount, most, each_leg(leg))
+
+    split = best_split(given_curves, amount, most, each_leg(leg))
+
+    assert split is not None
+    assert split.net >= best - max(1, -(-best // amount))
 
 
 @settings(max_examples=60, deadline=None)
