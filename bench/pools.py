@@ -15,6 +15,7 @@ from engine.paths import SOL, USDC, USDT
 
 NOW: Final = 1_750_000_000
 RAY: Final = "4k3Dyjzvzp8eMZWUXbBCjEvwSkkk59S5iCNLY3QrkX6R"
+MAX_SHARE_BPS: Final = 5000
 # In USDC's base units a base unit.
 PRICES: Final = {SOL: 0.15, USDC: 1.0, USDT: 1.0, RAY: 2.0}
 # Of the first mint, in base units, and how many pools.
@@ -27,18 +28,25 @@ PAIRS: Final = (
 )
 
 
-def market(random: Random, spread: float = 0.0005, pairs: Sequence[Any] = PAIRS) -> Market:
+def market(
+    random: Random,
+    spread: float = 0.0005,
+    pairs: Sequence[Any] = PAIRS,
+    max_share_bps: int = MAX_SHARE_BPS,
+) -> Market:
     """Pools of these pairs, with prices no further than `spread` from those of the market."""
     pools: list[Pool] = []
-    for mint_a, mint_b, depth, count in pairs:
+    for mint_a, mint_b, usual_depth, count in pairs:
         for _ in range(count):
             kind = random.choice(list(KINDS))
             price = PRICES[mint_a] / PRICES[mint_b] * random.uniform(1 - spread, 1 + spread)
-            state = pool(kind, price, int(depth * random.uniform(0.2, 3)), random)
+            depth = int(usual_depth * random.uniform(0.2, 3))
+            state = pool(kind, price, depth, random)
             address = f"pool-{len(pools):03d}"
             venue = kind.partition("_")[0]
-            pools.append(Pool(venue, address, kind, mint_a, mint_b, state, 1))
-    return Market(pools, NOW)
+            held = depth, int(depth * price)
+            pools.append(Pool(venue, address, kind, mint_a, mint_b, state, 1, *held))
+    return Market(pools, NOW, max_share_bps=max_share_bps)
 
 
 def pool(kind: str, price: float, depth: int, random: Random) -> Any:

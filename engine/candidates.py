@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, Final
 
-from engine import network_cost
+from engine import network_cost, reasons
 from engine.amm.fixed_point import ceil_div
 from engine.amm.swap import Swap, SwapFailed, require_u64
 from engine.failures import Failure
-from engine.market import Market, Offer
+from engine.market import PPM, Market, Offer, share_ppm
 from engine.order import OrderRequest
 from engine.paths import SOL, Path, Rules, allowed, direct, hops
 from engine.route import MAX_SCORE_PPM, Candidate, Leg, Route, VenueQuote, VenueScore
 from engine.search import Goal, best_way
 
-PPM: Final = 1_000_000
+POOL_SHARE_LIMIT: Final = "POOL_SHARE_LIMIT"
 # What a venue that does not say it has pools of.
 DEFAULT_KIND: Final = {"raydium": "raydium_cpmm", "meteora": "meteora_dlmm"}
 # A lamport is worth what this many yield: a pool of dust may show any price.
@@ -79,8 +79,10 @@ class Candidates:
         best = self._quoted(self._best[venue][1])
         if best is not None and (limit is None or best.price_impact_ppm <= limit):
             return best
-        every = [self._quoted(o) for o in self._offers if o.pool.venue == venue]
-        quotes = sorted((q for q in every if q is not None), key=lambda q: (-q.amount_out, q.pool))
+        amount = self._request.amount_in
+        able = [o for o in self._offers if o.pool.venue == venue and o.amount_out(amount)]
+        every = filter(None, map(self._quoted, able))
+        quotes = sorted(every, key=lambda quote: (-quote.amount_out, quote.pool))
         within = (q for q in quotes if limit is None or q.price_impact_ppm <= limit)
         return next(within, quotes[0] if quotes else None)
 
@@ -100,9 +102,14 @@ class Candidates:
             pool.slot,
             kind=pool.kind,
             is_local=True,
+            pool_share_ppm=share_ppm(swap.amount_out, offer.depth),
         )
 
     def _refusal(self, venue: str) -> VenueQuote:
+        every = (self._quoted(offer) for offer in self._offers if offer.pool.venue == venue)
+        if shares := [q.pool_share_ppm for q in every if q and q.pool_share_ppm is not None]:
+            failure = too_much_of_a_pool(venue, min(shares), self._market)
+            return VenueQuote(venue, 0, refusal=failure, is_local=True)
         pools = self._market.between(self._request.token_in, self._request.token_out)
         if any(pool.venue == venue for pool in pools):
             failure = Failure("INSUFFICIENT_LIQUIDITY", f"no pool of {venue} can fill this amount")
@@ -207,6 +214,12 @@ class Candidates:
         scores = self._scores
         total = sum(scores[venue].score_ppm for venue in venues if venue in scores)
         return max(-MAX_SCORE_PPM, min(MAX_SCORE_PPM, total))
+
+
+def too_much_of_a_pool(venue: str, share_ppm: int, market: Market) -> Failure:
+    """Why a pool that could pay is not taken: only so small a part of it may be."""
+    message = reasons.too_much_of_a_pool(venue, share_ppm, market.max_share_bps)
+    return Failure(POOL_SHARE_LIMIT, message)
 
 
 def lamports_worth(market: Market, mint: str, rules: Rules) -> int | None:

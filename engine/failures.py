@@ -20,6 +20,7 @@ FAILURES: Final[Mapping[str, str]] = {
     "VENUE_ANSWER_INVALID": "a venue's answer was not one to what it was asked",
     "RATE_LIMITED": "a venue takes no more calls now",
     "PRICE_FLOOR_NOT_MET": "the best quote was below the pinned floor",
+    "POOL_SHARE_LIMIT": "the best route would take more of a pool than MAX_POOL_SHARE_BPS allows",
     "RISK_LIMIT": "the best route moves its pool's price further than the account may",
     "CHAIN_UNAVAILABLE": "the chain did not answer before anything was signed",
     "INSTRUCTIONS_REFUSED": "the venue's transaction would do more than was agreed; not signed",

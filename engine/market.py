@@ -11,6 +11,8 @@ from engine.amm.fixed_point import ceil_div
 from engine.amm.kinds import KINDS
 from engine.amm.swap import Swap, SwapFailed
 
+BASIS_POINTS: Final = 10_000
+PPM: Final = 1_000_000
 # What a swap yields there does not depend on the time; elsewhere fees decay by the second.
 TIMELESS: Final = frozenset({"raydium_cpmm", "raydium_amm_v4"})
 
@@ -26,6 +28,9 @@ class Pool:
     mint_b: str
     state: Any
     slot: int
+    # What it holds of either token, as its venue says; 0 where that is not known.
+    reserve_a: int = 0
+    reserve_b: int = 0
 
     @property
     def pair(self) -> frozenset[str]:
@@ -37,8 +42,10 @@ class Pool:
 class Offer:
     """A pool in one direction at one time.
 
-    `amount_out` answers 0 where the program would refuse. `spot` is output per input before fees;
-    `price` is Q64.64 with fees taken, rounded up: no amount is paid better.
+    `amount_out` answers 0 where the program would refuse, and where it would be more than may be
+    taken of what the pool holds of the token received, its `depth` (0: not known). `spot` is
+    output per input before fees; `price` is Q64.64 with fees taken, rounded up: no amount is paid
+    better.
     """
 
     pool: Pool
@@ -47,6 +54,7 @@ class Offer:
     amount_out: Callable[[int], int]
     spot: tuple[int, int]
     price: int
+    depth: int
 
     def swap(self, amount_in: int) -> Swap[Any]:
         """All that this amount comes to; raises SwapFailed where the program would."""
@@ -54,8 +62,15 @@ class Offer:
         return KINDS[pool.kind].quote_exact_in(pool.state, amount_in, self.zero_for_one, self.now)
 
 
+def share_ppm(amount_out: int, depth: int) -> int | None:
+    """The part of what a pool holds that it would pay, rounded up; None if that is not known."""
+    return ceil_div(amount_out * PPM, depth) if depth else None
+
+
 class Market:
     """Pools at one moment, of `venues`, all of whose pools are here; `now` is the chain's clock.
+
+    No pool is offered for more than `max_share_bps` of what it holds of the token received.
 
     It never changes, but remembers what it worked out: what an order asked for costs the next one
     little. `after` gives the next moment's market, which knows all of that for the pools that
@@ -63,9 +78,14 @@ class Market:
     """
 
     def __init__(
-        self, pools: Iterable[Pool] = (), now: int = 0, venues: Collection[str] = ()
+        self,
+        pools: Iterable[Pool] = (),
+        now: int = 0,
+        venues: Collection[str] = (),
+        max_share_bps: int = BASIS_POINTS,
     ) -> None:
         self.now = now
+        self.max_share_bps = max_share_bps
         self._pools = {pool.address: pool for pool in pools}
         self.venues = frozenset(venues) | {pool.venue for pool in self._pools.values()}
         self._pairs: dict[frozenset[str], tuple[str, ...]] = {}
@@ -99,10 +119,10 @@ class Market:
         new = {pool.address: pool for pool in changed}
         pools = self._pools | new
         if new.keys() <= self._pools.keys():
-            following = Market((), self.now, self.venues)
+            following = Market((), self.now, self.venues, self.max_share_bps)
             following._pools, following._pairs = pools, self._pairs
         else:
-            following = Market(pools.values(), self.now, self.venues)
+            following = Market(pools.values(), self.now, self.venues, self.max_share_bps)
         same_time = now is None or now == self.now
         if now is not None:
             following.now = now
@@ -123,16 +143,16 @@ class Market:
     def without(self, addresses: Collection[str]) -> Market:
         """The market as if these pools were not there."""
         left = [pool for address, pool in self._pools.items() if address not in addresses]
-        return Market(left, self.now, self.venues)
+        return Market(left, self.now, self.venues, self.max_share_bps)
 
     def _offer_of(self, pool: Pool, zero_for_one: bool) -> Offer | None:
         key = (pool.address, zero_for_one)
         if key not in self._offer:
-            self._offer[key] = _offer(pool, zero_for_one, self.now)
+            self._offer[key] = _offer(pool, zero_for_one, self.now, self.max_share_bps)
         return self._offer[key]
 
 
-def _offer(pool: Pool, zero_for_one: bool, now: int) -> Offer | None:
+def _offer(pool: Pool, zero_for_one: bool, now: int, max_share_bps: int) -> Offer | None:
     kind = KINDS[pool.kind]
     try:
         curve = kind.exact_in_curve(pool.state, zero_for_one, now)
@@ -140,4 +160,15 @@ def _offer(pool: Pool, zero_for_one: bool, now: int) -> Offer | None:
     except SwapFailed:
         return None
     price = ceil_div(numerator << 64, denominator)
-    return Offer(pool, zero_for_one, now, curve, spot, price)
+    depth = pool.reserve_b if zero_for_one else pool.reserve_a
+    if depth and max_share_bps < BASIS_POINTS:
+        curve = _at_most(depth * max_share_bps // BASIS_POINTS, curve)
+    return Offer(pool, zero_for_one, now, curve, spot, price, depth)
+
+
+def _at_most(most: int, curve: Callable[[int], int]) -> Callable[[int], int]:
+    def amount_out(amount_in: int) -> int:
+        paid = curve(amount_in)
+        return paid if paid <= most else 0
+
+    return amount_out

@@ -8,12 +8,11 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from engine import network_cost
-from engine.market import Market, Offer
+from engine.market import BASIS_POINTS, Market, Offer
 
 SOL: Final = "So11111111111111111111111111111111111111112"
 USDC: Final = "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"
 USDT: Final = "Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB"
-BASIS_POINTS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ logger = structlog.get_logger()
 RECONNECT_SECONDS: Final = 0.5
 # What one venue may have; a venue with more is asked for its quotes.
 MAX_POOLS: Final = 20_000
+# Of what a pool holds.
+MAX_DIGITS: Final = 40
 
 Pair = frozenset[str]
 
@@ -77,14 +79,18 @@ class PoolBook:
     """Pools of many venues as one market; states are decoded when somebody wants them.
 
     A stream is trusted once it has told every pool, while it speaks, and while its slot is at most
-    `max_slot_lag` behind the newest that any stream has shown. The market has no other pools.
+    `max_slot_lag` behind the newest that any stream has shown. The market has no other pools, and
+    offers at most `max_pool_share_bps` of what a pool holds.
     """
 
-    def __init__(self, venues: Mapping[str, Venue], max_slot_lag: int) -> None:
+    def __init__(
+        self, venues: Mapping[str, Venue], max_slot_lag: int, max_pool_share_bps: int
+    ) -> None:
         self._venues = venues
         self._max_slot_lag = max_slot_lag
+        self._max_pool_share_bps = max_pool_share_bps
         self._streams: dict[str, Stream] = {}
-        self._market = Market()
+        self._market = Market(max_share_bps=max_pool_share_bps)
         self._of: frozenset[str] = frozenset()
         self._broken = False
 
@@ -112,7 +118,8 @@ class PoolBook:
         """The trusted venues' pools, current as far as these mints are concerned."""
         trusted = self.trusted()
         if trusted != self._of or self._broken:
-            self._market, self._of, self._broken = Market(venues=trusted), trusted, False
+            self._market = Market(venues=trusted, max_share_bps=self._max_pool_share_bps)
+            self._of, self._broken = trusted, False
             for name in trusted:
                 self._streams[name].forget_what_was_read()
         wanted = frozenset(mints)
@@ -137,6 +144,14 @@ class PoolBook:
             for name in venues
             if name not in market.venues or wanted in self._streams[name].opaque
         ]
+
+    def depth(self, venue: str, pool: str, mint: str) -> int:
+        """What a pool holds of this token, as its venue's stream has told; 0: it has not."""
+        stream = self._streams.get(venue)
+        told = stream.pools.get(pool) if stream is not None else None
+        if told is None or mint not in (told.mint_a, told.mint_b):
+            return 0
+        return _amount(told.reserve_a if mint == told.mint_a else told.reserve_b)
 
     async def _follow(self, name: str, venue: Venue) -> None:
         loop = asyncio.get_running_loop()
@@ -167,4 +182,19 @@ def _decoded(venue: str, pool: pb.Pool) -> Pool | None:
     except (InvalidSnapshot, msgspec.DecodeError, RecursionError) as error:
         logger.warning("a pool's state is not one", venue=venue, pool=pool.address, why=str(error))
         return None
-    return Pool(venue, pool.address, pool.kind, pool.mint_a, pool.mint_b, state, pool.slot)
+    return Pool(
+        venue,
+        pool.address,
+        pool.kind,
+        pool.mint_a,
+        pool.mint_b,
+        state,
+        pool.slot,
+        _amount(pool.reserve_a),
+        _amount(pool.reserve_b),
+    )
+
+
+def _amount(text: str) -> int:
+    """0 for what is no amount: then it is not known."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else 0

@@ -7,8 +7,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+from msgspec.structs import replace
+
 from engine.errors import Overloaded, Refused
 from engine.failures import Failure
+from engine.market import share_ppm
 from engine.order import OrderRequest
 from engine.pool_book import PoolBook
 from engine.route import RouteDecision, VenueQuote
@@ -46,9 +49,10 @@ class Quoter:
         quote_timeout_seconds: float,
         quote_locally: bool,
         max_slot_lag: int,
+        max_pool_share_bps: int,
     ) -> Self:
         """One that knows how these venues did; not `quote_locally`: it asks for every quote."""
-        book = PoolBook(venues if quote_locally else {}, max_slot_lag)
+        book = PoolBook(venues if quote_locally else {}, max_slot_lag, max_pool_share_bps)
         return cls(venues, book, VenueScores(store), rules, quote_timeout_seconds)
 
     async def follow(self) -> None:
@@ -116,12 +120,19 @@ class Quoter:
         try:
             await asyncio.wait(asking, timeout=timeout_seconds)
             return [
-                task.result() if task.done() else _late(name, timeout_seconds)
+                self._measured(task.result(), request.token_out)
+                if task.done()
+                else _late(name, timeout_seconds)
                 for name, task in zip(names, asking, strict=True)
             ]
         finally:
             for task in asking:
                 task.cancel()
+
+    def _measured(self, quote: VenueQuote, mint_out: str) -> VenueQuote:
+        """With the part of its pool that it would take, where a stream tells what that holds."""
+        depth = self._book.depth(quote.venue, quote.pool, mint_out)
+        return replace(quote, pool_share_ppm=share_ppm(quote.amount_out, depth)) if depth else quote
 
 
 async def _quote(

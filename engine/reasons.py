@@ -127,6 +127,14 @@ def too_much_impact(candidates: Sequence[Candidate], limit_bps: int) -> str:
     return f"every quote's price impact is above the account's limit of {limit_bps} bps: {impacts}"
 
 
+def too_much_of_a_pool(venue: str, share_ppm: int, limit_bps: int) -> str:
+    """When a venue's pools could pay, but not from so little."""
+    return (
+        f"the pool of {venue} would pay {_hundredths(share_ppm)} bps of all it holds, "
+        f"MAX_POOL_SHARE_BPS allows {limit_bps}"
+    )
+
+
 def nothing_offered(asked: Sequence[VenueQuote]) -> str:
     """When every venue refused."""
     refusals = [(quote.venue, quote.refusal) for quote in asked if quote.refusal is not None]

@@ -81,6 +81,8 @@ class VenueQuote(msgspec.Struct, frozen=True):
     permanent: bool = False
     kind: str = ""
     is_local: bool = False
+    # The part of what the pool holds of token_out that it would pay; None: it is not known.
+    pool_share_ppm: int | None = None
 
 
 class Candidate(msgspec.Struct, frozen=True):

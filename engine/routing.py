@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from engine import reasons
 from engine.amm.fixed_point import ceil_div
-from engine.candidates import PPM, Candidates
+from engine.candidates import POOL_SHARE_LIMIT, Candidates, too_much_of_a_pool
 from engine.failures import Failure
-from engine.market import Market
+from engine.market import PPM, Market
 from engine.order import OrderRequest
 from engine.paths import Rules
 from engine.reasons import PPM_A_BPS
@@ -48,7 +48,8 @@ def choose(
     """The route with the most net amount out that keeps the floor, or why there is none.
 
     `quotes` are those of venues that do not stream their pools, each a route of one leg; pools of
-    the market may be combined. A route whose price impact is above the limit is none. Venues' past
+    the market may be combined. A route whose price impact is above the limit is none, and one that
+    takes more of a pool than the market allows, if what the pool holds is known. Venues' past
     decides between routes that are about as good. Ties go to the lower price impact, then to the
     venue first in the alphabet. The floor is `pinned_floor` once there is one; before that the
     request's, from the winning route.
@@ -59,7 +60,11 @@ def choose(
 
     ways = Candidates(request, market, rules, scores)
     limit = None if max_price_impact_bps is None else max_price_impact_bps * PPM_A_BPS
-    remote = [q for q in quotes if not request.venues or q.venue in request.venues]
+    remote = [
+        _within_share(quote, market)
+        for quote in quotes
+        if not request.venues or quote.venue in request.venues
+    ]
     # A venue's own word stands in for what the stream of its pools did not tell.
     told = {quote.venue for quote in remote}
     local = [q for q in ways.quotes(limit) if q.refusal is None or q.venue not in told]
@@ -96,6 +101,14 @@ def _net(candidate: Candidate) -> int:
 
 def _quoted(candidate: Candidate) -> int:
     return candidate.route.quoted_amount_out
+
+
+def _within_share(quote: VenueQuote, market: Market) -> VenueQuote:
+    share_ppm = quote.pool_share_ppm
+    if quote.refusal or share_ppm is None or share_ppm <= market.max_share_bps * PPM_A_BPS:
+        return quote
+    refusal = too_much_of_a_pool(quote.venue, share_ppm, market)
+    return VenueQuote(quote.venue, quote.latency_microseconds, refusal=refusal)
 
 
 def _within(candidates: Iterable[Candidate], limit: int | None) -> list[Candidate]:
@@ -150,7 +163,10 @@ def _none_now(
 
 def _no_offer(asked: tuple[VenueQuote, ...], past: tuple[VenueScore, ...]) -> NoOffer:
     permanent = all(quote.permanent for quote in asked)
-    if not permanent:
+    passing = {q.refusal.reason for q in asked if q.refusal and not q.permanent}
+    if passing == {POOL_SHARE_LIMIT}:
+        reason = POOL_SHARE_LIMIT
+    elif not permanent:
         reason = "VENUE_UNAVAILABLE"
     elif {quote.refusal.reason for quote in asked if quote.refusal} == {"INSUFFICIENT_LIQUIDITY"}:
         reason = "INSUFFICIENT_LIQUIDITY"

@@ -151,6 +151,12 @@ class RoutingSettings(ServiceSettings):
     max_slot_lag: int = Field(
         10, ge=0, le=1000, description="slots that a stream of pools may be behind the newest one"
     )
+    max_pool_share_bps: int = Field(
+        5000,
+        ge=1,
+        le=10_000,
+        description="what part of the token received a swap may take of a pool, 1 to 10000",
+    )
     max_legs: int = Field(3, ge=1, le=4, description="swaps in one transaction, 1 to 4")
     intermediate_tokens: Names = Field(
         ("SOL", "USDC", "USDT"), description="SYMBOL[,SYMBOL…] that a route may pass, or none"

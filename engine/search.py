@@ -16,6 +16,9 @@ from engine.split import best_split
 
 # An amount is divided over so many paths at most.
 MAX_PATHS: Final = 10
+LONG_PATHS: Final = 3
+# How often the amount is halved to find how much of it a path takes.
+HALVED: Final = 5
 # Less than any way nets, whatever it costs.
 NOTHING: Final = -(1 << 100)
 
@@ -103,17 +106,25 @@ def _price_to_beat(best: Found, goal: Goal) -> int:
 
 
 def _likely(paths: Sequence[Path], goal: Goal) -> list[Path]:
-    """Those that pay most for half of the amount, not all of them of the same kinds."""
-    half = max(1, goal.amount // 2)
-    ranked = [(paid, path) for path in paths if (paid := path.amount_out(half))]
-    ranked.sort(key=lambda each: (-each[0], each[1].addresses))
+    """Those that pay most for half of the amount, or for as much of it as they take; few of them
+    long, as two of those hardly ever fit together."""
+    long = _most([path for path in paths if path.is_long], goal)
+    short = _most([path for path in paths if not path.is_long], goal)
+    likely = short[: MAX_PATHS - 1 - min(LONG_PATHS, len(long))]
+    return likely + long[: MAX_PATHS - 1 - len(likely)]
+
+
+def _most(paths: Sequence[Path], goal: Goal) -> list[Path]:
+    """Those that pay anything, the most first, no more of the same kinds than legs."""
+    parts = [max(1, goal.amount >> halved) for halved in range(1, HALVED + 1)]
+    paying = [(next(filter(None, map(path.amount_out, parts)), 0), path) for path in paths]
+    found = []
     alike: dict[tuple[str, ...], int] = {}
-    likely = []
-    for _, path in ranked:
+    for paid, path in sorted(paying, key=lambda each: (-each[0], each[1].addresses)):
         alike[path.kinds] = alike.get(path.kinds, 0) + 1
-        if alike[path.kinds] <= goal.max_legs:
-            likely.append(path)
-    return likely[: MAX_PATHS - 1]
+        if paid and alike[path.kinds] <= goal.max_legs:
+            found.append(path)
+    return found
 
 
 def _divided(paths: Sequence[Path], goal: Goal, bar: int) -> list[Part] | None:

@@ -191,6 +191,8 @@ def _split(
     if over:
         at = max(range(len(used)), key=lambda at: curves[used[at][0]](used[at][1] + over))
         used[at] = (used[at][0], used[at][1] + over)
+        if not curves[used[at][0]](used[at][1]):
+            return None
     price = cost(tuple(index for index, _ in used))
     assert price is not None, "what is allowed is allowed with one curve less"
     return Split(tuple(used), sum(curves[index](share) for index, share in used), price)

@@ -42,6 +42,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             quote_timeout_seconds=settings.quote_timeout_seconds,
             quote_locally=settings.quote_locally,
             max_slot_lag=settings.max_slot_lag,
+            max_pool_share_bps=settings.max_pool_share_bps,
         )
         router = Router(store, relay, quoter, switch, accounts)
         async with (

@@ -111,6 +111,7 @@ def asking(store: Store, venues: Mapping[str, Venue], quote_timeout_seconds: flo
         quote_timeout_seconds=quote_timeout_seconds,
         quote_locally=False,
         max_slot_lag=0,
+        max_pool_share_bps=10_000,
     )
 
 

@@ -678,6 +678,7 @@ class VenueQuote(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     IS_LOCAL_FIELD_NUMBER: _builtins.int
+    POOL_SHARE_BPS_FIELD_NUMBER: _builtins.int
     venue: _builtins.str
     """The venue."""
     pool: _builtins.str
@@ -696,6 +697,10 @@ class VenueQuote(_message.Message):
     """Kind of pool, as in RouteLeg; empty when the venue does not say."""
     is_local: _builtins.bool
     """True: computed from the venue's stream of pool states. False: the venue was asked."""
+    pool_share_bps: _builtins.str
+    """The part of what the pool holds of token_out that it would pay, in basis points; decimal
+    string. Empty: what it holds is not known, and no limit on its part was kept.
+    """
     @_builtins.property
     def latency(self) -> _duration_pb2.Duration:
         """How long the venue took."""
@@ -718,10 +723,11 @@ class VenueQuote(_message.Message):
         refusal: Global___OrderError | None = ...,
         kind: _builtins.str = ...,
         is_local: _builtins.bool = ...,
+        pool_share_bps: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latency", b"latency", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_out", b"amount_out", "fee", b"fee", "is_local", b"is_local", "kind", b"kind", "latency", b"latency", "net_price", b"net_price", "pool", b"pool", "price_impact_bps", b"price_impact_bps", "refusal", b"refusal", "slot", b"slot", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_out", b"amount_out", "fee", b"fee", "is_local", b"is_local", "kind", b"kind", "latency", b"latency", "net_price", b"net_price", "pool", b"pool", "pool_share_bps", b"pool_share_bps", "price_impact_bps", b"price_impact_bps", "refusal", b"refusal", "slot", b"slot", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,13 +25,14 @@ PATIENCE_SECONDS = 15
 USDT = "Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB"
 MINTS = (SOL, USDC, USDT)
 MAX_SLOT_LAG = 10
+MAX_SHARE = 3000
 
 
-def pool(address: str, reserve_b: int = 150_000, *, mint_b: str = USDC, **facts: Any) -> pb.Pool:
-    """A CPMM pool of 1,000,000 base units of SOL against `reserve_b` of another token."""
+def pool(address: str, vault_b: int = 150_000, *, mint_b: str = USDC, **facts: Any) -> pb.Pool:
+    """A CPMM pool of 1,000,000 base units of SOL against `vault_b` of another token."""
     state = {
         "vault_0": 1_000_000,
-        "vault_1": reserve_b,
+        "vault_1": vault_b,
         "trade_fee_rate": 2500,
         "protocol_fee_rate": 120_000,
         "fund_fee_rate": 40_000,
@@ -134,7 +135,7 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
                 )
                 listening[name] = f"127.0.0.1:{server.port}"
             clients = await opened.enter_async_context(open_venues(listening))
-            book = PoolBook(clients, MAX_SLOT_LAG)
+            book = PoolBook(clients, MAX_SLOT_LAG, MAX_SHARE)
             following = asyncio.create_task(book.follow())
             opened.callback(following.cancel)
             return Running(book, venues, happened)
@@ -184,7 +185,7 @@ async def test_pools_are_read_when_their_tokens_are_asked_for(start: Start) -> N
     running = await start("raydium")
     running.tell("raydium", news(5, pool("a"), pool("b", mint_b=USDT)), news(6))
     await running.until_trusted("raydium")
-    fresh = PoolBook({}, MAX_SLOT_LAG)
+    fresh = PoolBook({}, MAX_SLOT_LAG, MAX_SHARE)
     fresh._streams, fresh._broken = running.book._streams, True
 
     assert addresses(fresh.market((SOL, USDC))) == {"a"}
@@ -289,8 +290,47 @@ async def test_a_venue_is_asked_for_pairs_with_a_pool_that_cannot_be_computed_he
     assert running.asked("raydium", mint_out=USDT) == []
 
 
+async def test_what_a_pool_holds_is_known_of_pools_that_cannot_be_computed_here_too(
+    start: Start,
+) -> None:
+    running = await start("raydium")
+    held: dict[str, Any] = {"reserve_a": "1000000", "reserve_b": "150000"}
+    running.tell("raydium", news(5, pool("a", **held), pool("b", kind="", **held)), news(6))
+    market = await running.until_trusted("raydium")
+
+    [computed] = market.pools.values()
+    assert (computed.reserve_a, computed.reserve_b) == (1_000_000, 150_000)
+    assert [running.book.depth("raydium", "b", mint) for mint in (SOL, USDC)] == [10**6, 150_000]
+    assert running.book.depth("raydium", "b", USDT) == 0
+    assert running.book.depth("raydium", "c", USDC) == 0
+    assert running.book.depth("meteora", "b", USDC) == 0
+
+
+@pytest.mark.parametrize("amount", ["", "-1", "1.5", "²", "9" * 41, "many"])
+async def test_what_is_no_amount_is_not_known_to_be_held(start: Start, amount: str) -> None:
+    running = await start("raydium")
+    running.tell("raydium", news(5, pool("a", reserve_a="1", reserve_b=amount)), news(6))
+    market = await running.until_trusted("raydium")
+
+    assert [each.reserve_b for each in market.pools.values()] == [0]
+    assert running.book.depth("raydium", "a", USDC) == 0
+
+
+async def test_a_market_offers_no_more_of_a_pool_than_the_book_was_told_to(start: Start) -> None:
+    running = await start("raydium")
+    held: dict[str, Any] = {"reserve_a": "1000000", "reserve_b": "150000"}
+    running.tell("raydium", news(5, pool("a", **held)), news(6))
+    market = await running.until_trusted("raydium")
+
+    [offer] = market.offers(SOL, USDC)
+
+    # For some 43 % of what the pool holds of one token it pays 30 % of the other.
+    assert offer.amount_out(400_000) > 0 == offer.amount_out(440_000)
+    assert offer.swap(440_000).amount_out > 45_000
+
+
 async def test_a_book_that_follows_nobody_asks_everybody() -> None:
-    book = PoolBook({}, MAX_SLOT_LAG)
+    book = PoolBook({}, MAX_SLOT_LAG, MAX_SHARE)
 
     market = book.market(MINTS)
 

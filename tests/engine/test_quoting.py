@@ -10,23 +10,31 @@ from typing import Any
 
 import pytest
 
+from engine.accounts import Accounts
+from engine.bus import Bus
 from engine.errors import Overloaded, Refused
 from engine.failures import Failure
+from engine.lifecycle import EventType
 from engine.order import OrderRequest
 from engine.paths import Rules
 from engine.pool_book import PoolBook, Stream
 from engine.quoting import Quoter
+from engine.relay import Relay
 from engine.route import RouteDecision, VenueQuote
 from engine.routing import NoOffer
 from engine.store import Store
+from engine.trading import TradingSwitch
 from engine.v1 import venue_pb2 as pb
 from engine.venue_scores import VenueScores
+from gateway.routes import Routes
+from router_svc.router import Router
 from tests import builders, swaps
 from tests.builders import RAY, SOL, USDC
 from tests.engine.test_pool_book import news, pool
 from tests.fakes import FakeVenue, asking
 
 PATIENCE_SECONDS = 15
+MAX_SHARE = 3000
 REQUEST = builders.new_order().request
 
 
@@ -90,7 +98,7 @@ async def start(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
         async def begin(*venues: FakeVenue, streams: int) -> Quoter:
             named = {venue.name: venue for venue in venues}
-            book = PoolBook(named, max_slot_lag=10)
+            book = PoolBook(named, max_slot_lag=10, max_pool_share_bps=MAX_SHARE)
             quoter = Quoter(named, book, VenueScores(store), Rules(), PATIENCE_SECONDS)
             following = asyncio.create_task(quoter.follow())
             opened.callback(following.cancel)
@@ -189,7 +197,7 @@ class Asked(FakeVenue):
 
 def quoting(store: Store, venues: dict[str, Asked], *told: pb.WatchPoolsResponse) -> Quoter:
     """A quoter whose streams, of all these venues, have told that much."""
-    book = PoolBook({}, max_slot_lag=10)
+    book = PoolBook({}, max_slot_lag=10, max_pool_share_bps=MAX_SHARE)
     for name in venues:
         stream = book._streams[name] = Stream()
         for message in told:
@@ -216,6 +224,47 @@ async def test_the_first_order_of_a_pair_with_nothing_but_an_unknown_pool_is_quo
 
     assert isinstance(decision, RouteDecision)
     assert [(quote.venue, quote.refusal) for quote in decision.quotes] == [("raydium", None)]
+
+
+@pytest.mark.parametrize(
+    ("held", "reason", "share_ppm"),
+    [("500", None, 300_000), ("499", "POOL_SHARE_LIMIT", None), ("", None, None)],
+    ids=["enough", "too little", "not told"],
+)
+async def test_a_quote_that_was_asked_for_is_held_to_what_the_stream_tells_of_its_pool(
+    store: Store, held: str, reason: str | None, share_ppm: int | None
+) -> None:
+    venue = Asked("raydium")
+    at = (await venue.quote(pb.QuoteQuery(amount_in=1_000), 1)).pool
+    unknown = pool(at, kind="", reserve_a="1", reserve_b=held)
+
+    decision = await decide(quoting(store, {"raydium": venue}, news(5, unknown), news(6)))
+
+    record = decision.decision if isinstance(decision, NoOffer) else decision
+    [quote] = record.quotes
+    assert (quote.refusal and quote.refusal.reason, quote.pool_share_ppm) == (reason, share_ppm)
+
+
+async def test_a_preview_and_the_router_keep_the_same_limit_and_tell_the_same(
+    store: Store,
+) -> None:
+    told = pool("a", reserve_a="1000000", reserve_b="150000")
+    quoter = quoting(store, {"raydium": Asked("raydium")}, news(5, told), news(6))
+    request = OrderRequest(SOL, USDC, 500_000)
+    router = Router(store, Relay(store, Bus()), quoter, TradingSwitch(store), Accounts(store))
+    order = (await store.add(builders.new_order(amount_in=500_000))).order
+
+    previewed = await Routes(quoter).preview(request, None)
+    await router.route(order.order_id)
+
+    events = await store.events([(order.order_id, 0)], 10)
+    [retried] = [each.detail for each in events if each.type is EventType.RETRY_SCHEDULED]
+    assert retried.failure is not None
+    assert retried.failure.reason == "POOL_SHARE_LIMIT"
+    assert retried.failure.message == previewed.why
+    assert "would pay 3327.74 bps of all it holds, MAX_POOL_SHARE_BPS allows 3000" in previewed.why
+    assert retried.route is not None
+    assert retried.route.quotes == previewed.quotes
 
 
 @pytest.mark.parametrize(

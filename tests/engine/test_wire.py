@@ -16,7 +16,7 @@ from engine import lifecycle, wire
 from engine.attempt import Evidence, Resolution
 from engine.lifecycle import EventType, Status
 from engine.order import Order, OrderEvent, OrderType
-from engine.route import RouteDecision
+from engine.route import RouteDecision, VenueQuote
 from engine.token import Token, Tokens
 from engine.v1 import orders_pb2 as pb
 from tests import builders
@@ -260,6 +260,17 @@ def test_a_chosen_route_shows_every_quote_and_refusal() -> None:
         slot=7,
         latency=Duration(nanos=1_200_000),
     )
+
+
+@pytest.mark.parametrize(("share_ppm", "told"), [(None, ""), (0, "0"), (300_001, "3000.01")])
+def test_a_quote_shows_what_part_of_its_pool_it_takes_unless_that_is_not_known(
+    share_ppm: int | None, told: str
+) -> None:
+    quotes = (VenueQuote("raydium", 0, "pool", 100, pool_share_ppm=share_ppm),)
+
+    message = wire.route(RouteDecision(quotes, "why"), builders.new_order().request, TOKENS)
+
+    assert message.quotes[0].pool_share_bps == told
 
 
 def test_no_route_shows_why_and_no_winner() -> None:
