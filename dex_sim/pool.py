@@ -11,7 +11,6 @@ from typing import Any, Final
 from engine.amm import meteora_dlmm, raydium_clmm
 from engine.amm.clmm_pool import MAX_RATE
 from engine.amm.dlmm_pool import BASIS_POINTS
-from engine.amm.fixed_point import ceil_div
 from engine.amm.kinds import KINDS
 from engine.amm.snapshot import dump
 from engine.amm.swap import Swap, SwapFailed
@@ -141,7 +140,4 @@ class Offer:
     @property
     def price_impact_ppm(self) -> int:
         """What the curve costs against its price at the margin, fees aside; rounded up."""
-        numerator, denominator = self.swap.spot
-        at_spot = self.swap.net_in * numerator
-        lost = at_spot - self.swap.gross_out * denominator
-        return max(0, ceil_div(lost * PPM, at_spot))
+        return self.swap.price_impact_ppm

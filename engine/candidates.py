@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
-from typing import Any, Final
+from functools import lru_cache
+from typing import Final
 
 from engine import network_cost, reasons
 from engine.amm.fixed_point import ceil_div
-from engine.amm.swap import Swap, SwapFailed, require_u64
+from engine.amm.swap import PPM, SwapFailed, require_u64
 from engine.failures import Failure
-from engine.market import PPM, Market, Offer, share_ppm
+from engine.market import Market, Offer, share_ppm
 from engine.order import OrderRequest
 from engine.paths import SOL, Path, Rules, allowed, direct, hops
 from engine.route import MAX_SCORE_PPM, Candidate, Leg, Route, VenueQuote, VenueScore
@@ -22,6 +22,7 @@ DEFAULT_KIND: Final = {"raydium": "raydium_cpmm", "meteora": "meteora_dlmm"}
 # A lamport is worth what this many yield: a pool of dust may show any price.
 WORTH_LAMPORTS: Final = 10_000_000
 LIGHTEST: Final = min(network_cost.WEIGHTS, key=lambda k: network_cost.WEIGHTS[k].compute_units)
+FEE_OF_ONE: Final = {kind: network_cost.fee_lamports((kind,)) for kind in network_cost.WEIGHTS}
 # Of two legs, the least.
 LEAST_FEE: Final = network_cost.fee_lamports((LIGHTEST, LIGHTEST))
 
@@ -43,25 +44,27 @@ class Candidates:
         offers = market.offers(request.token_in, request.token_out)
         self._offers = allowed(offers, request.venues)
         self._worth = lamports_worth(market, request.token_out, rules)
+        # The best pool of each venue, and what it nets for the whole amount.
+        self._best = self._best_of(self._offers)
 
     @property
     def cost_is_known(self) -> bool:
         """Whether the market tells what a lamport is worth in the token received."""
         return self._worth is not None
 
-    @cached_property
-    def _best(self) -> dict[str, tuple[int, Offer]]:
-        """The best pool of each venue, and what it nets for the whole amount."""
+    def _best_of(self, offers: Sequence[Offer]) -> dict[str, tuple[int, Offer]]:
         amount = self._request.amount_in
+        costs = {kind: self._cost(fee) for kind, fee in FEE_OF_ONE.items()}
         best: dict[str, tuple[int, Offer]] = {}
-        for offer in self._offers:
-            cost = self._cost(_fee_lamports((offer.pool.kind,)))
-            beaten = best.get(offer.pool.venue, (-cost, offer))[0]
+        for offer in offers:
+            pool = offer.pool
+            cost, found = costs[pool.kind], best.get(pool.venue)
+            beaten = -cost if found is None else found[0]
             # The price tells of most pools that they need not be asked.
             if (amount * offer.price >> 64) - cost > beaten:
                 net = offer.amount_out(amount) - cost
                 if net > beaten:
-                    best[offer.pool.venue] = net, offer
+                    best[pool.venue] = net, offer
         return best
 
     def quotes(self, max_price_impact_ppm: int | None) -> Iterator[VenueQuote]:
@@ -89,7 +92,7 @@ class Candidates:
     def _quoted(self, offer: Offer) -> VenueQuote | None:
         pool = offer.pool
         try:
-            swap = offer.swap(self._request.amount_in)
+            swap = offer.pay(self._request.amount_in)
         except SwapFailed:
             return None
         return VenueQuote(
@@ -98,7 +101,7 @@ class Candidates:
             pool.address,
             swap.amount_out,
             swap.amount_in - swap.net_in,
-            price_impact_ppm(swap),
+            swap.price_impact_ppm,
             pool.slot,
             kind=pool.kind,
             is_local=True,
@@ -174,7 +177,7 @@ class Candidates:
         for path, amount in used:
             mint, price_kept = self._request.token_in, PPM
             for offer, amount_in, carried in path.steps(amount):
-                pool, swap = offer.pool, offer.swap(amount_in)
+                pool, swap = offer.pool, offer.pay(amount_in)
                 out = pool.mint_b if offer.zero_for_one else pool.mint_a
                 legs.append(
                     Leg(
@@ -189,7 +192,7 @@ class Candidates:
                     )
                 )
                 mint = out
-                price_kept = price_kept * (PPM - price_impact_ppm(swap)) // PPM
+                price_kept = price_kept * (PPM - swap.price_impact_ppm) // PPM
             paid += legs[-1].quoted_amount_out
             impact += amount * (PPM - price_kept)
             venues = tuple(offer.pool.venue for offer in path.offers)
@@ -244,15 +247,6 @@ def _bought(offers: Sequence[Offer], amount: int) -> int:
             break
         most = max(most, offer.amount_out(amount))
     return most
-
-
-def price_impact_ppm(swap: Swap[Any]) -> int:
-    """How far below the price that it started from the swap was paid, fees left out; rounded up."""
-    numerator, denominator = swap.spot
-    at_spot = swap.net_in * numerator
-    if not at_spot:
-        return 0
-    return max(0, ceil_div((at_spot - swap.gross_out * denominator) * PPM, at_spot))
 
 
 @lru_cache(maxsize=1024)

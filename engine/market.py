@@ -9,10 +9,9 @@ from typing import Any, Final
 
 from engine.amm.fixed_point import ceil_div
 from engine.amm.kinds import KINDS
-from engine.amm.swap import Swap, SwapFailed
+from engine.amm.swap import PPM, Paid, SwapFailed
 
 BASIS_POINTS: Final = 10_000
-PPM: Final = 1_000_000
 # What a swap yields there does not depend on the time; elsewhere fees decay by the second.
 TIMELESS: Final = frozenset({"raydium_cpmm", "raydium_amm_v4"})
 
@@ -56,10 +55,10 @@ class Offer:
     price: int
     depth: int
 
-    def swap(self, amount_in: int) -> Swap[Any]:
-        """All that this amount comes to; raises SwapFailed where the program would."""
+    def pay(self, amount_in: int) -> Paid:
+        """What this amount comes to; raises SwapFailed where the program would."""
         pool = self.pool
-        return KINDS[pool.kind].quote_exact_in(pool.state, amount_in, self.zero_for_one, self.now)
+        return KINDS[pool.kind].pay_exact_in(pool.state, amount_in, self.zero_for_one, self.now)
 
 
 def share_ppm(amount_out: int, depth: int) -> int | None:

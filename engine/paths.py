@@ -38,8 +38,7 @@ class Step(NamedTuple):
     carried: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Path:
+class Path(NamedTuple):
     """One or two pools, one after the other: a curve like that of a single pool.
 
     `price` is Q64.64 with fees and the reserve taken: no amount is paid better.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from engine.amm.swap import PPM
 from engine.route import Candidate, Leg, VenueQuote
 
-PPM: Final = 1_000_000
 PPM_A_BPS: Final = 100
 COST_UNKNOWN: Final = "; network cost is not counted, as no pool tells what a lamport is worth"
 

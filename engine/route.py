@@ -17,6 +17,8 @@ MAX_SCORE_PPM: Final = 1_000
 
 def venues_of(legs: Sequence[Leg]) -> str:
     """The venues of these legs, each once, in their order: "raydium", or "meteora+raydium"."""
+    if len(legs) == 1:
+        return legs[0].venue
     return JOINED.join(dict.fromkeys([leg.venue for leg in legs]))
 
 
@@ -100,6 +102,16 @@ class Candidate(msgspec.Struct, frozen=True):
     def net_amount_out(self) -> int:
         """What is left after pool fees and network cost."""
         return self.route.quoted_amount_out - self.network_cost
+
+    def by(self, route: Route) -> Candidate:
+        """The same way, by a route with its floors."""
+        return Candidate(
+            route,
+            self.price_impact_ppm,
+            self.network_fee_lamports,
+            self.network_cost,
+            self.score_ppm,
+        )
 
 
 class VenueScore(msgspec.Struct, frozen=True):

@@ -11,9 +11,10 @@ from msgspec.structs import replace
 
 from engine import reasons
 from engine.amm.fixed_point import ceil_div
+from engine.amm.swap import PPM
 from engine.candidates import POOL_SHARE_LIMIT, Candidates, too_much_of_a_pool
 from engine.failures import Failure
-from engine.market import PPM, Market
+from engine.market import Market
 from engine.order import OrderRequest
 from engine.paths import Rules
 from engine.reasons import PPM_A_BPS
@@ -91,7 +92,7 @@ def choose(
     route = _with_floors(winner.route, request.token_out, floor)
     others = [each for each in ranked if each is not winner]
     why = reasons.why(winner, others, cost_is_known=ways.cost_is_known or not market.pools)
-    candidates = (replace(winner, route=route), *others[: MAX_CANDIDATES - 1])
+    candidates = (winner.by(route), *others[: MAX_CANDIDATES - 1])
     return RouteDecision(asked, why, route, floor, candidates, past)
 
 
@@ -112,7 +113,9 @@ def _within_share(quote: VenueQuote, market: Market) -> VenueQuote:
 
 
 def _within(candidates: Iterable[Candidate], limit: int | None) -> list[Candidate]:
-    return [each for each in candidates if limit is None or each.price_impact_ppm <= limit]
+    if limit is None:
+        return list(candidates)
+    return [each for each in candidates if each.price_impact_ppm <= limit]
 
 
 def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -8,7 +8,6 @@ small order that one pool is best, and nothing is searched.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from engine.paths import Path, fits
@@ -25,8 +24,7 @@ NOTHING: Final = -(1 << 100)
 Part = tuple[Path, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
+class Goal(NamedTuple):
     """What to find: the most for this amount, net of what `cost` says that pools of kinds take.
 
     It must be by `gain` better than what one leg nets (None: no single leg is offered), and a

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from engine.amm import meteora_damm_v2, meteora_dlmm, raydium_amm_v4, raydium_clmm, raydium_cpmm
-from engine.amm.swap import Margin, Swap
+from engine.amm.swap import Margin, Paid, Swap
 
 
 class Kind(Protocol):
@@ -21,6 +21,9 @@ class Kind(Protocol):
 
     def quote_exact_in(self, pool: Any, amount_in: int, zero_for_one: bool, now: int) -> Swap[Any]:
         """Pay exactly so much; raises SwapFailed where the program would fail."""
+
+    def pay_exact_in(self, pool: Any, amount_in: int, zero_for_one: bool, now: int) -> Paid:
+        """quote_exact_in without the pool afterwards; raises SwapFailed as that does."""
 
     def quote_exact_out(
         self, pool: Any, amount_out: int, zero_for_one: bool, now: int

@@ -26,6 +26,7 @@ from engine.amm.damm_v2_pool import (
 from engine.amm.fixed_point import ceil_div
 from engine.amm.swap import (
     Margin,
+    Paid,
     Swap,
     SwapFailed,
     no_liquidity,
@@ -42,6 +43,7 @@ __all__ = [
     "exact_in_curve",
     "load",
     "margin",
+    "pay_exact_in",
     "quote_exact_in",
     "quote_exact_out",
     "quote_partial",
@@ -135,14 +137,26 @@ def quote_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> 
 
     An output of zero is not refused, as the program does not. Raises SwapFailed.
     """
+    paid, fee, price = _pay(pool, amount_in, zero_for_one, now)
+    return _swap(pool, zero_for_one, now, paid.net_in, paid.gross_out, fee, price)
+
+
+def pay_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> Paid:
+    """quote_exact_in without the pool afterwards. Raises SwapFailed."""
+    return _pay(pool, amount_in, zero_for_one, now)[0]
+
+
+def _pay(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> tuple[Paid, int, int]:
+    """With the fee and the price afterwards."""
     require_amount(amount_in)
     rate, curve = pool.fee_rate(now), _curve(pool, zero_for_one)
-    fee = ceil_div(amount_in * rate, RATE) if pool.fee_on_input(zero_for_one) else 0
-    net = amount_in - fee
-    gross, price = curve.out_for(net)
-    if not pool.fee_on_input(zero_for_one):
-        fee = ceil_div(gross * rate, RATE)
-    return _swap(pool, zero_for_one, now, net, gross, fee, price)
+    if pool.fee_on_input(zero_for_one):
+        fee = ceil_div(amount_in * rate, RATE)
+        gross, price = curve.out_for(amount_in - fee)
+        return Paid(amount_in, gross, amount_in - fee, gross, curve.spot()), fee, price
+    gross, price = curve.out_for(amount_in)
+    fee = ceil_div(gross * rate, RATE)
+    return Paid(amount_in, gross - fee, amount_in, gross, curve.spot()), fee, price
 
 
 def quote_partial(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> RangeSwap:

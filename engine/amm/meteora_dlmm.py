@@ -17,7 +17,7 @@ from engine.amm.dlmm_bin import Fill, Offer, price_of
 from engine.amm.dlmm_pool import BASIS_POINTS, RATE, Parameters, Pool, Volatility, load
 from engine.amm.fixed_point import ONE
 from engine.amm.ladder import Ladder
-from engine.amm.swap import Margin, Swap, no_liquidity, no_output, require_amount, require_u64
+from engine.amm.swap import Margin, Paid, Swap, no_liquidity, no_output, require_amount, require_u64
 
 __all__ = [
     "BinSwap",
@@ -28,6 +28,7 @@ __all__ = [
     "fill_exact_in",
     "load",
     "margin",
+    "pay_exact_in",
     "quote_exact_in",
     "quote_exact_out",
 ]
@@ -51,8 +52,20 @@ def quote_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> 
     return swap
 
 
+def pay_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> Paid:
+    """quote_exact_in without the pool afterwards. Raises SwapFailed."""
+    paid = _paid(pool, zero_for_one, _fills(pool, amount_in, zero_for_one, now))
+    if paid.amount_out == 0:
+        no_output()
+    return paid
+
+
 def fill_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> BinSwap:
     """What quote_exact_in computes, before the program refuses an output of zero."""
+    return _swap(pool, zero_for_one, now, _fills(pool, amount_in, zero_for_one, now))
+
+
+def _fills(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> list[Fill]:
     require_amount(amount_in)
     remaining = amount_in
     fills = []
@@ -61,7 +74,7 @@ def fill_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> B
         fills.append(fill)
         remaining -= fill.amount_in
         if remaining == 0:
-            return _swap(pool, zero_for_one, now, fills)
+            return fills
     no_liquidity()
 
 
@@ -129,20 +142,30 @@ def _offers(pool: Pool, swap_for_y: bool, now: int) -> Iterator[Offer]:
         )
 
 
+def _paid(pool: Pool, swap_for_y: bool, fills: list[Fill]) -> Paid:
+    amount_in = require_u64("amount in", sum([fill.amount_in for fill in fills]))
+    amount_out = require_u64("amount out", sum([fill.amount_out for fill in fills]))
+    fee, spot = (
+        sum([fill.fee for fill in fills]),
+        _spot(price_of(fills[0].bin_id, pool.bin_step), swap_for_y),
+    )
+    if pool.fee_on_input(swap_for_y):
+        return Paid(amount_in, amount_out, amount_in - fee, amount_out, spot)
+    return Paid(amount_in, amount_out, amount_in, amount_out + fee, spot)
+
+
 def _swap(pool: Pool, swap_for_y: bool, now: int, fills: list[Fill]) -> BinSwap:
-    amount_in = require_u64("amount in", sum(fill.amount_in for fill in fills))
-    amount_out = require_u64("amount out", sum(fill.amount_out for fill in fills))
-    fee = sum(fill.fee for fill in fills)
-    protocol_fee = sum(fill.protocol_fee for fill in fills)
+    amount_in, amount_out, net_in, gross_out, spot = _paid(pool, swap_for_y, fills)
+    fee = amount_in - net_in + gross_out - amount_out
+    protocol_fee = sum([fill.protocol_fee for fill in fills])
     on_input = pool.fee_on_input(swap_for_y)
-    price = price_of(fills[0].bin_id, pool.bin_step)
     fee_in_x = on_input and swap_for_y
     return BinSwap(
         amount_in=amount_in,
         amount_out=amount_out,
-        net_in=amount_in - (fee if on_input else 0),
-        gross_out=amount_out + (0 if on_input else fee),
-        spot=_spot(price, swap_for_y),
+        net_in=net_in,
+        gross_out=gross_out,
+        spot=spot,
         fee=fee,
         fee_on_input=on_input,
         protocol_fee=protocol_fee,

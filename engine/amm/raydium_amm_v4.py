@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.amm.fixed_point import ceil_div
 from engine.amm.snapshot import Fields
-from engine.amm.swap import Margin, Swap, no_liquidity, no_output, require_amount, require_u64
+from engine.amm.swap import Margin, Paid, Swap, no_liquidity, no_output, require_amount, require_u64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,19 @@ def quote_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int = 0)
     net = amount_in - ceil(amount_in * fee), out = floor(net * R_out / (R_in + net)).
     Raises SwapFailed.
     """
+    paid = pay_exact_in(pool, amount_in, zero_for_one)
+    return _swap(pool, zero_for_one, amount_in, paid.net_in, paid.amount_out)
+
+
+def pay_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int = 0) -> Paid:
+    """quote_exact_in without the pool afterwards. Raises SwapFailed."""
     require_amount(amount_in)
     reserve_in, reserve_out = pool.reserves(zero_for_one)
     net = amount_in - ceil_div(amount_in * pool.swap_fee_numerator, pool.swap_fee_denominator)
     amount_out = net * reserve_out // (reserve_in + net)
     if amount_out == 0:
         no_output()
-    return _swap(pool, zero_for_one, amount_in, net, amount_out)
+    return Paid(amount_in, amount_out, net, amount_out, (reserve_out, reserve_in))
 
 
 def quote_exact_out(pool: Pool, amount_out: int, zero_for_one: bool, now: int = 0) -> Swap[Pool]:

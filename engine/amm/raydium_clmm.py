@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from engine.amm.clmm_pool import MAX_RATE, RATE, DynamicFee, Pool, load
 from engine.amm.clmm_walk import (
@@ -26,6 +27,7 @@ from engine.amm.fixed_point import ceil_div
 from engine.amm.ladder import Ladder, Rung
 from engine.amm.swap import (
     Margin,
+    Paid,
     Swap,
     SwapFailed,
     no_liquidity,
@@ -42,6 +44,7 @@ __all__ = [
     "exact_in_curve",
     "load",
     "margin",
+    "pay_exact_in",
     "quote_exact_in",
     "quote_exact_out",
 ]
@@ -63,6 +66,12 @@ def quote_exact_in(
     Without a limit (0) all of it must be swapped. Raises SwapFailed.
     """
     return _swap(pool, amount_in, zero_for_one, now, sqrt_price_limit_x64, exact_in=True)
+
+
+def pay_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int) -> Paid:
+    """quote_exact_in without the pool afterwards. Raises SwapFailed."""
+    bound = _price_limit(pool, zero_for_one, 0)
+    return _walk(pool, amount_in, zero_for_one, now, bound, 0, exact_in=True).paid
 
 
 def quote_exact_out(
@@ -94,11 +103,21 @@ def margin(pool: Pool, zero_for_one: bool, now: int) -> Margin:
     return Margin(spot, (numerator * (RATE - rate), denominator * RATE))
 
 
-def _swap(
-    pool: Pool, amount: int, zero_for_one: bool, now: int, limit: int, *, exact_in: bool
-) -> RangeSwap:
+class Walked(NamedTuple):
+    """Where a swap has come to, and what it paid on its way."""
+
+    walk: Walk
+    paid: Paid
+    fee: int
+    protocol_fee: int
+    fund_fee: int
+    remaining: int
+
+
+def _walk(
+    pool: Pool, amount: int, zero_for_one: bool, now: int, bound: int, limit: int, *, exact_in: bool
+) -> Walked:
     require_amount(amount)
-    bound = _price_limit(pool, zero_for_one, limit)
     on_input = pool.fee_on_input(zero_for_one)
     step = step_in if exact_in else step_out
     walk = Walk(pool, zero_for_one, now, bound)
@@ -121,13 +140,26 @@ def _swap(
     amount_in = require_u64("amount in", net_in + (fee if on_input else 0))
     if require_u64("amount out", paid_out) == 0 or amount_in == 0:
         no_output()
+    gross_out = paid_out + (0 if on_input else fee)
+    paid = Paid(amount_in, paid_out, net_in, gross_out, _spot(pool.sqrt_price_x64, zero_for_one))
+    return Walked(walk, paid, fee, protocol_fee, fund_fee, remaining)
+
+
+def _swap(
+    pool: Pool, amount: int, zero_for_one: bool, now: int, limit: int, *, exact_in: bool
+) -> RangeSwap:
+    bound = _price_limit(pool, zero_for_one, limit)
+    walk, paid, fee, protocol_fee, fund_fee, remaining = _walk(
+        pool, amount, zero_for_one, now, bound, limit, exact_in=exact_in
+    )
+    on_input = pool.fee_on_input(zero_for_one)
     fee_on_0 = zero_for_one is on_input
     return RangeSwap(
-        amount_in=amount_in,
-        amount_out=paid_out,
-        net_in=net_in,
-        gross_out=paid_out + (0 if on_input else fee),
-        spot=_spot(pool.sqrt_price_x64, zero_for_one),
+        amount_in=paid.amount_in,
+        amount_out=paid.amount_out,
+        net_in=paid.net_in,
+        gross_out=paid.gross_out,
+        spot=paid.spot,
         fee=fee,
         fee_on_input=on_input,
         protocol_fee=protocol_fee,

@@ -15,6 +15,7 @@ from engine.amm.fixed_point import ceil_div
 from engine.amm.snapshot import Fields
 from engine.amm.swap import (
     Margin,
+    Paid,
     Swap,
     SwapFailed,
     no_liquidity,
@@ -132,6 +133,18 @@ def quote_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int = 0)
     The fees on the input are rounded up once, together, and then split; net = amount_in - fees,
     gross = floor(net * R_out / (R_in + net)). Raises SwapFailed.
     """
+    paid, trade_fee, creator_fee = _pay(pool, amount_in, zero_for_one)
+    _, amount_out, net, gross, _ = paid
+    return _swap(pool, zero_for_one, amount_in, net, gross, amount_out, trade_fee, creator_fee)
+
+
+def pay_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int = 0) -> Paid:
+    """quote_exact_in without the pool afterwards. Raises SwapFailed."""
+    return _pay(pool, amount_in, zero_for_one)[0]
+
+
+def _pay(pool: Pool, amount_in: int, zero_for_one: bool) -> tuple[Paid, int, int]:
+    """With the trade fee and the creator's."""
     require_amount(amount_in)
     reserve_in, reserve_out = pool.reserves(zero_for_one)
     trade, creator = pool.trade_fee_rate, pool.creator_rate()
@@ -149,7 +162,8 @@ def quote_exact_in(pool: Pool, amount_in: int, zero_for_one: bool, now: int = 0)
         amount_out = gross - creator_fee
     if amount_out <= 0:
         no_output()
-    return _swap(pool, zero_for_one, amount_in, net, gross, amount_out, trade_fee, creator_fee)
+    paid = Paid(amount_in, amount_out, net, gross, (reserve_out, reserve_in))
+    return paid, trade_fee, creator_fee
 
 
 def quote_exact_out(pool: Pool, amount_out: int, zero_for_one: bool, now: int = 0) -> Swap[Pool]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Generic, NamedTuple, NoReturn, TypeVar
 
-from engine.amm.fixed_point import U64_MAX
+from engine.amm.fixed_point import U64_MAX, ceil_div
 from engine.errors import EngineError
 
 P = TypeVar("P")
 IMPACT_DECIMALS: Final = 12
+PPM: Final = 1_000_000
 
 
 class SwapFailed(EngineError):
@@ -30,6 +31,24 @@ class Margin(NamedTuple):
 
     spot: tuple[int, int]  # before fees
     best: tuple[int, int]  # fees taken, at the lowest rate ahead: no amount is paid better
+
+
+class Paid(NamedTuple):
+    """What one swap comes to for the trader, who does not care for the pool afterwards.
+
+    As in Swap; that the pool's accounts can hold what they are then due is not looked at.
+    """
+
+    amount_in: int
+    amount_out: int
+    net_in: int
+    gross_out: int
+    spot: tuple[int, int]
+
+    @property
+    def price_impact_ppm(self) -> int:
+        """How far below the price that it started from it was paid, fees aside; rounded up."""
+        return _impact_ppm(self.net_in, self.gross_out, self.spot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +73,11 @@ class Swap(Generic[P]):
     pool: P  # the pool afterwards
 
     @property
+    def price_impact_ppm(self) -> int:
+        """price_impact_curve in parts per million, rounded up; 0 if fees took all input."""
+        return _impact_ppm(self.net_in, self.gross_out, self.spot)
+
+    @property
     def price_impact_curve(self) -> Fraction | None:
         """1 - (gross_out / net_in) / spot: what the curve costs. None if fees took all input."""
         return self._impact(self.gross_out, self.net_in)
@@ -66,6 +90,14 @@ class Swap(Generic[P]):
     def _impact(self, paid: int, given: int) -> Fraction | None:
         numerator, denominator = self.spot
         return 1 - Fraction(paid * denominator, given * numerator) if given else None
+
+
+def _impact_ppm(net_in: int, gross_out: int, spot: tuple[int, int]) -> int:
+    numerator, denominator = spot
+    at_spot = net_in * numerator
+    if not at_spot:
+        return 0
+    return max(0, ceil_div((at_spot - gross_out * denominator) * PPM, at_spot))
 
 
 def decimals(ratio: Fraction | None) -> str | None:

@@ -34,7 +34,7 @@ def test_an_offer_answers_as_the_pool_in_its_direction(kind: str) -> None:
     for mints, zero_for_one in (((SOL, USDC), True), ((USDC, SOL), False)):
         [offer] = everything.offers(*mints)
         swap = KINDS[kind].quote_exact_in(held.state, 10**8, zero_for_one, NOW)
-        assert offer.amount_out(10**8) == offer.swap(10**8).amount_out == swap.amount_out
+        assert offer.amount_out(10**8) == offer.pay(10**8).amount_out == swap.amount_out
         assert swap.amount_out <= 10**8 * offer.price >> 64
 
 
@@ -65,7 +65,11 @@ def test_a_venue_that_streams_no_pool_yet_is_still_one_that_streams() -> None:
 def test_what_changed_is_quoted_anew_and_the_market_before_stays_as_it_was() -> None:
     before = Market([a_pool()], NOW)
     [old] = before.offers(SOL, USDC)
-    swapped = replace(a_pool(), state=old.swap(10**11).pool, slot=2)
+    swapped = replace(
+        a_pool(),
+        state=KINDS["raydium_cpmm"].quote_exact_in(a_pool().state, 10**11, True, NOW).pool,
+        slot=2,
+    )
 
     after = before.after([swapped])
 

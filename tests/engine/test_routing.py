@@ -566,6 +566,19 @@ def test_a_split_that_keeps_the_limit_has_on_record_why_no_pool_pays_it_alone() 
         )
 
 
+def test_a_pool_that_moves_its_price_little_is_no_way_out_where_too_much_of_it_is_taken() -> None:
+    shallow = a_pool("shallow", 10**12, 16 * 10**10)
+    # All that it holds lies around its price.
+    empty = replace(a_pool("empty", 10**14, 15 * 10**12), reserve_b=2 * 10**9)
+    market = Market([shallow, empty], NOW, max_share_bps=5000)
+
+    nothing = choose(large(10**10), None, market, [], Rules(max_legs=1), max_price_impact_bps=50)
+
+    assert isinstance(nothing, NoOffer)
+    assert nothing.failure.reason == "RISK_LIMIT"
+    assert nothing.decision.quotes[0].pool == "shallow"
+
+
 def test_a_quote_tells_what_part_of_its_pool_it_takes() -> None:
     decision = routed(ALIKE, request=large(), max_share_bps=3000)
 

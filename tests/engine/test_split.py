@@ -175,6 +175,27 @@ def test_an_amount_that_no_curve_takes_alone_is_shared() -> None:
     assert split.amount_out == 1000
 
 
+@examples
+@given(seeds, st.integers(2, 4), st.integers(5, 300))
+def test_curves_that_take_no_more_than_so_much_are_given_no_more(
+    seed: int, count: int, amount: int
+) -> None:
+    def stairs(rise: int, run: int, most: int) -> Curve:
+        return lambda amount: paid if (paid := amount * rise // run) <= most else 0
+
+    random = Random(seed)
+    given_curves = [
+        stairs(random.randint(1, 9), random.choice((1, 7, 50)), random.randint(1, 60))
+        for _ in range(count)
+    ]
+
+    split = best_split(given_curves, amount, 3, each_leg(0))
+
+    if split is not None:
+        assert sum(share for _, share in split.shares) == amount
+        assert all(given_curves[index](share) for index, share in split.shares)
+
+
 def test_what_pays_nothing_is_no_split() -> None:
     assert best_split([lambda amount: 0], 1000, 2, each_leg(0)) is None
     assert best_split([], 1000, 2, each_leg(0)) is None

@@ -59,6 +59,24 @@ def test_the_fee_split_sums_up(
 @each_kind
 @examples
 @given(data=st.data(), amount=amounts, forward=directions)
+def test_what_is_paid_is_what_the_quote_says(
+    kind: str, data: st.DataObject, amount: int, forward: bool
+) -> None:
+    pool = data.draw(POOLS[kind])
+
+    swap = outcome(KINDS[kind].quote_exact_in, pool, amount, forward, NOW)
+    paid = outcome(KINDS[kind].pay_exact_in, pool, amount, forward, NOW)
+
+    if isinstance(swap, Swap):
+        assert paid == (swap.amount_in, swap.amount_out, swap.net_in, swap.gross_out, swap.spot)
+        assert paid.price_impact_ppm == swap.price_impact_ppm
+    elif swap != "MATH_OVERFLOW":
+        assert paid == swap
+
+
+@each_kind
+@examples
+@given(data=st.data(), amount=amounts, forward=directions)
 def test_the_prepared_curve_answers_as_the_quote(
     kind: str, data: st.DataObject, amount: int, forward: bool
 ) -> None:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from engine.amm.raydium_cpmm import Pool, quote_exact_in
-from engine.amm.swap import decimals
+from engine.amm.swap import Paid, decimals
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,10 @@ def test_impact_compares_with_the_price_before() -> None:
     assert (swap.net_in, swap.amount_out) == (90, 900)
     assert swap.price_impact_curve == 1 - Fraction(900, 90) / Fraction(10_000, 910)
     assert swap.price_impact_total == 1 - Fraction(900, 100) / Fraction(10_000, 910)
+    assert swap.price_impact_ppm == 90_000
+
+
+def test_impact_is_nothing_where_fees_took_all_input() -> None:
+    nothing = Paid(amount_in=1, amount_out=0, net_in=0, gross_out=0, spot=(10_000, 910))
+
+    assert nothing.price_impact_ppm == 0
