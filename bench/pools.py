@@ -10,11 +10,10 @@ from typing import Any, Final
 from engine.amm import meteora_damm_v2, meteora_dlmm, raydium_amm_v4, raydium_clmm, raydium_cpmm
 from engine.amm.kinds import KINDS
 from engine.amm.ticks import MAX_SQRT_PRICE, MIN_SQRT_PRICE, tick_at
-from engine.market import Market, Pool
-from engine.paths import SOL, USDC, USDT
+from engine.mints import RAY, SOL, USDC, USDT
+from engine.routing.market import Market, Pool
 
 NOW: Final = 1_750_000_000
-RAY: Final = "4k3Dyjzvzp8eMZWUXbBCjEvwSkkk59S5iCNLY3QrkX6R"
 MAX_SHARE_BPS: Final = 5000
 # In USDC's base units a base unit.
 PRICES: Final = {SOL: 0.15, USDC: 1.0, USDT: 1.0, RAY: 2.0}

@@ -11,11 +11,11 @@ import msgspec
 
 from bench.job import Spread, spread
 from bench.pools import market
-from engine.market import Market
+from engine.mints import SOL, USDC
 from engine.order import OrderRequest
-from engine.paths import SOL, USDC
 from engine.route import RouteDecision
 from engine.routing import choose
+from engine.routing.market import Market
 
 MARKETS: Final = 12
 # Lamports: what most orders are, and what moves every price.

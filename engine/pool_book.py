@@ -14,7 +14,7 @@ import structlog
 from engine.amm.kinds import KINDS
 from engine.amm.snapshot import InvalidSnapshot
 from engine.errors import Refused
-from engine.market import Market, Pool
+from engine.routing.market import Market, Pool
 from engine.v1 import venue_pb2 as pb
 from engine.venue import SILENCE_SECONDS, Venue
 

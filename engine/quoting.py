@@ -11,11 +11,11 @@ from msgspec.structs import replace
 
 from engine.errors import Overloaded, Refused
 from engine.failures import Failure
-from engine.market import share_ppm
 from engine.order import OrderRequest
 from engine.pool_book import PoolBook
 from engine.route import RouteDecision, VenueQuote
 from engine.routing import NoOffer, Rules, choose
+from engine.routing.market import share_ppm
 from engine.store import Store
 from engine.v1 import venue_pb2 as pb
 from engine.venue import Venue

@@ -21,7 +21,7 @@ from engine import log, native_log
 from engine.certificates import Files
 from engine.errors import StartupError
 from engine.limits import Limits
-from engine.paths import Rules
+from engine.routing.paths import Rules
 from engine.token import Tokens
 
 USAGE_ERROR = 2

@@ -179,9 +179,7 @@ def route(decision: RouteDecision, request: OrderRequest, tokens: Tokens) -> pb.
                 slot=quote.slot,
                 kind=quote.kind,
                 is_local=quote.is_local,
-                pool_share_bps=""
-                if quote.pool_share_ppm is None
-                else _bps(quote.pool_share_ppm),
+                pool_share_bps="" if quote.pool_share_ppm is None else _bps(quote.pool_share_ppm),
             )
         _set_microseconds(item.latency, quote.latency_microseconds)
     return message

@@ -12,7 +12,6 @@ from solders.pubkey import Pubkey
 from solders.transaction import VersionedTransaction
 
 from engine import programs
-from engine.candidates import DEFAULT_KIND
 from engine.chain import (
     Blockhash,
     Commitment,
@@ -25,8 +24,9 @@ from engine.chain import (
 from engine.errors import Refused, Unanswered
 from engine.instructions.swap import KIND_OF_PROGRAM, LAYOUTS, read_amounts, swap_instruction
 from engine.instructions.terms import Parties, SwapTerms
-from engine.paths import Rules
 from engine.quoting import Quoter
+from engine.routing.candidates import DEFAULT_KIND
+from engine.routing.paths import Rules
 from engine.store import Store
 from engine.v1 import venue_pb2
 from engine.venue import BuiltSwap, Venue

@@ -8,10 +8,10 @@ from typing import Final, Generic, NamedTuple, NoReturn, TypeVar
 
 from engine.amm.fixed_point import U64_MAX, ceil_div
 from engine.errors import EngineError
+from engine.fractions import PPM
 
 P = TypeVar("P")
 IMPACT_DECIMALS: Final = 12
-PPM: Final = 1_000_000
 
 
 class SwapFailed(EngineError):

@@ -13,8 +13,8 @@ import grpc
 import pytest
 
 from engine import pool_book, venue
-from engine.market import Market
 from engine.pool_book import PoolBook, Stream
+from engine.routing.market import Market
 from engine.rpc import serving
 from engine.v1 import venue_pb2 as pb
 from engine.v1 import venue_pb2_grpc

@@ -16,12 +16,12 @@ from engine.errors import Overloaded, Refused
 from engine.failures import Failure
 from engine.lifecycle import EventType
 from engine.order import OrderRequest
-from engine.paths import Rules
 from engine.pool_book import PoolBook, Stream
 from engine.quoting import Quoter
 from engine.relay import Relay
 from engine.route import RouteDecision, VenueQuote
 from engine.routing import NoOffer
+from engine.routing.paths import Rules
 from engine.store import Store
 from engine.trading import TradingSwitch
 from engine.v1 import venue_pb2 as pb

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bench.pools import NOW, pool
 from engine.amm.kinds import KINDS
 from engine.amm.swap import SwapFailed
-from engine.split import Cost, Curve, best_split
+from engine.routing.split import Cost, Curve, best_split
 
 seeds = st.integers(0, 2**32)
 examples = settings(max_examples=150, deadline=None)

@@ -7,11 +7,12 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.pools import NOW, RAY, market
+from bench.pools import NOW, market
 from engine import network_cost
-from engine.market import Market, Offer, Pool
-from engine.paths import SOL, USDC, USDT, Rules, allowed, by_way_of, direct, hops
-from tests.engine.test_market import a_pool
+from engine.mints import RAY, SOL, USDC, USDT
+from engine.routing.market import Market, Offer, Pool
+from engine.routing.paths import Rules, allowed, by_way_of, direct, hops
+from tests.engine.routing.test_market import a_pool
 
 RULES = Rules()
 seeds = st.integers(0, 2**32)

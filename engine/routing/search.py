@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from engine.paths import Path, fits
-from engine.split import best_split
+from engine.routing.paths import Path, fits
+from engine.routing.split import best_split
 
 # An amount is divided over so many paths at most.
 MAX_PATHS: Final = 10

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from engine import network_cost
-from engine.market import BASIS_POINTS, Market, Offer
-
-SOL: Final = "So11111111111111111111111111111111111111112"
-USDC: Final = "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"
-USDT: Final = "Es9vMFrzaCERmJfrF4H2FYD4KCoNkY11McCe8BenwNYB"
+from engine.fractions import BASIS_POINTS
+from engine.mints import SOL, USDC, USDT
+from engine.routing.market import Market, Offer
 
 
 @dataclass(frozen=True, slots=True)

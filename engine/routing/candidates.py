@@ -6,15 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
 
-from engine import network_cost, reasons
+from engine import network_cost
 from engine.amm.fixed_point import ceil_div
-from engine.amm.swap import PPM, SwapFailed, require_u64
+from engine.amm.swap import SwapFailed, require_u64
 from engine.failures import Failure
-from engine.market import Market, Offer, share_ppm
+from engine.fractions import PPM
+from engine.mints import SOL
 from engine.order import OrderRequest
-from engine.paths import SOL, Path, Rules, allowed, direct, hops
 from engine.route import MAX_SCORE_PPM, Candidate, Leg, Route, VenueQuote, VenueScore
-from engine.search import Goal, best_way
+from engine.routing import reasons
+from engine.routing.market import Market, Offer, share_ppm
+from engine.routing.paths import Path, Rules, allowed, direct, hops
+from engine.routing.search import Goal, best_way
 
 POOL_SHARE_LIMIT: Final = "POOL_SHARE_LIMIT"
 # What a venue that does not say it has pools of.

@@ -10,7 +10,7 @@ import pytest
 from bench.pools import NOW, market, pool
 from engine.amm import raydium_amm_v4
 from engine.amm.kinds import KINDS
-from engine.market import TIMELESS, Market, Pool
+from engine.routing.market import TIMELESS, Market, Pool
 from tests.builders import SOL, USDC
 
 each_kind = pytest.mark.parametrize("kind", KINDS)

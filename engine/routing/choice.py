@@ -1,4 +1,4 @@
-"""Choosing a route: pure, so the router decides with it and the gateway previews."""
+"""The choice: the route that nets the most and keeps the floor, or why there is none."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from msgspec.structs import replace
-
-from engine import reasons
 from engine.amm.fixed_point import ceil_div
-from engine.amm.swap import PPM
-from engine.candidates import POOL_SHARE_LIMIT, Candidates, too_much_of_a_pool
 from engine.failures import Failure
-from engine.market import Market
+from engine.fractions import PPM
 from engine.order import OrderRequest
-from engine.paths import Rules
-from engine.reasons import PPM_A_BPS
 from engine.route import MAX_SCORE_PPM, Candidate, Leg, Route, RouteDecision, VenueQuote, VenueScore
-
-__all__ = ["NoOffer", "Rules", "choose"]
+from engine.routing import reasons
+from engine.routing.candidates import POOL_SHARE_LIMIT, Candidates, too_much_of_a_pool
+from engine.routing.market import Market
+from engine.routing.paths import Rules
+from engine.routing.reasons import PPM_A_BPS
 
 NO_SCORES: Final[Mapping[str, VenueScore]] = MappingProxyType({})
 DEFAULT_RULES: Final = Rules()

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from engine.amm.fixed_point import ceil_div
 from engine.amm.kinds import KINDS
-from engine.amm.swap import PPM, Paid, SwapFailed
+from engine.amm.swap import Paid, SwapFailed
+from engine.fractions import BASIS_POINTS, PPM
 
-BASIS_POINTS: Final = 10_000
 # What a swap yields there does not depend on the time; elsewhere fees decay by the second.
 TIMELESS: Final = frozenset({"raydium_cpmm", "raydium_amm_v4"})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from engine.amm.swap import PPM
+from engine.fractions import PPM
 from engine.route import Candidate, Leg, VenueQuote
 
 PPM_A_BPS: Final = 100
