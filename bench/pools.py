@@ -11,10 +11,9 @@ from engine.amm import meteora_damm_v2, meteora_dlmm, raydium_amm_v4, raydium_cl
 from engine.amm.kinds import KINDS
 from engine.amm.ticks import MAX_SQRT_PRICE, MIN_SQRT_PRICE, tick_at
 from engine.mints import RAY, SOL, USDC, USDT
-from engine.routing.market import Market, Pool
+from engine.routing.market import MAX_SHARE_BPS, Market, Pool
 
 NOW: Final = 1_750_000_000
-MAX_SHARE_BPS: Final = 5000
 # In USDC's base units a base unit.
 PRICES: Final = {SOL: 0.15, USDC: 1.0, USDT: 1.0, RAY: 2.0}
 # Of the first mint, in base units, and how many pools.

@@ -136,8 +136,3 @@ class Offer:
     def fee(self) -> int:
         """The fee in the mint paid; 0 when it is taken from the output."""
         return self.swap.fee if self.swap.fee_on_input else 0
-
-    @property
-    def price_impact_ppm(self) -> int:
-        """What the curve costs against its price at the margin, fees aside; rounded up."""
-        return self.swap.price_impact_ppm

@@ -187,7 +187,7 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
             amount_in=amount_in,
             amount_out=offer.amount_out,
             fee=offer.fee,
-            price_impact_ppm=offer.price_impact_ppm,
+            price_impact_ppm=offer.swap.price_impact_ppm,
             slot=self._chain.head.slot,
             expire_time=expire_time,
             kind=best.kind,

@@ -63,10 +63,9 @@ def wire_bytes(kinds: Sequence[str], tokens: int) -> int:
     return FRAME_BYTES + (tokens - 1) * TOKEN_BYTES + programs + swaps
 
 
-def fits(kinds: Sequence[str], tokens: int | None = None) -> bool:
+def fits(kinds: Sequence[str], tokens: int) -> bool:
     """Whether swaps in pools of these kinds surely fit into one transaction.
 
-    `tokens` is how many different ones they are between: 2 for a split. Unless told, each swap
-    is taken to receive one of its own.
+    `tokens` is how many different ones they are between: 2 for a split.
     """
-    return wire_bytes(kinds, len(kinds) + 1 if tokens is None else tokens) <= MAX_WIRE_BYTES
+    return wire_bytes(kinds, tokens) <= MAX_WIRE_BYTES

@@ -21,7 +21,8 @@ from engine import log, native_log
 from engine.certificates import Files
 from engine.errors import StartupError
 from engine.limits import Limits
-from engine.routing.paths import Rules
+from engine.routing.market import MAX_SHARE_BPS
+from engine.routing.paths import INTERMEDIATES, Rules
 from engine.token import Tokens
 
 USAGE_ERROR = 2
@@ -152,17 +153,19 @@ class RoutingSettings(ServiceSettings):
         10, ge=0, le=1000, description="slots that a stream of pools may be behind the newest one"
     )
     max_pool_share_bps: int = Field(
-        5000,
+        MAX_SHARE_BPS,
         ge=1,
         le=10_000,
         description="what part of the token received a swap may take of a pool, 1 to 10000",
     )
-    max_legs: int = Field(3, ge=1, le=4, description="swaps in one transaction, 1 to 4")
+    max_legs: int = Field(
+        Rules().max_legs, ge=1, le=4, description="swaps in one transaction, 1 to 4"
+    )
     intermediate_tokens: Names = Field(
-        ("SOL", "USDC", "USDT"), description="SYMBOL[,SYMBOL…] that a route may pass, or none"
+        tuple(INTERMEDIATES), description="SYMBOL[,SYMBOL…] that a route may pass, or none"
     )
     hop_reserve_bps: int = Field(
-        20,
+        Rules().hop_reserve_bps,
         ge=0,
         le=1000,
         description="what the second swap of a hop leaves of the first one's quote, 0 to 1000",

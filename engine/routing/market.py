@@ -12,6 +12,8 @@ from engine.amm.kinds import KINDS
 from engine.amm.swap import Paid, SwapFailed
 from engine.fractions import BASIS_POINTS, PPM
 
+# What part of all that a pool holds a swap may take, unless told otherwise: half of it is left.
+MAX_SHARE_BPS: Final = 5000
 # What a swap yields there does not depend on the time; elsewhere fees decay by the second.
 TIMELESS: Final = frozenset({"raydium_cpmm", "raydium_amm_v4"})
 

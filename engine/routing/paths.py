@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from engine import network_cost
 from engine.fractions import BASIS_POINTS
 from engine.mints import SOL, USDC, USDT
 from engine.routing.market import Market, Offer
+
+# What routes may go by way of, unless told otherwise.
+INTERMEDIATES: Final = {"SOL": SOL, "USDC": USDC, "USDT": USDT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Rules:
 
     max_legs: int = 3
     # Mints that a route may go by way of.
-    intermediates: tuple[str, ...] = (SOL, USDC, USDT)
+    intermediates: tuple[str, ...] = tuple(INTERMEDIATES.values())
     # What the first pool of two may pay less than quoted before the transaction fails. The second
     # is paid no more than that, so what the first yields beyond it stays in the wallet.
     hop_reserve_bps: int = 20

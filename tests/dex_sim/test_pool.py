@@ -64,7 +64,7 @@ def test_an_offer_is_the_programs_own_answer_and_what_the_curve_says(
     assert (offer.amount_out, offer.pool.state) == (swap.amount_out, swap.pool)
     assert pool.curve(mint_in, now)(amount_in) == offer.amount_out
     assert offer.fee == (swap.fee if swap.fee_on_input else 0)
-    assert 0 <= offer.price_impact_ppm <= 1_000_000
+    assert 0 <= offer.swap.price_impact_ppm <= 1_000_000
 
 
 @given(st.sampled_from(POOLS), st.booleans(), st.integers(1, 30_000))

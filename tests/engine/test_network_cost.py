@@ -63,10 +63,10 @@ def test_a_single_swap_takes_just_what_is_said(kind: str) -> None:
 
 
 def test_three_swaps_in_pools_without_arrays_fit_and_two_with_them_between_two_tokens() -> None:
-    assert fits(["raydium_amm_v4", "meteora_damm_v2", "meteora_damm_v2"])
-    assert fits(["raydium_cpmm", "raydium_clmm"])
+    assert fits(["raydium_amm_v4", "meteora_damm_v2", "meteora_damm_v2"], tokens=4)
+    assert fits(["raydium_cpmm", "raydium_clmm"], tokens=3)
     assert fits(["raydium_clmm", "meteora_dlmm"], tokens=2)
-    assert not fits(["raydium_clmm", "meteora_dlmm"])
+    assert not fits(["raydium_clmm", "meteora_dlmm"], tokens=3)
     assert not fits(["raydium_cpmm", "raydium_clmm", "meteora_dlmm"], tokens=2)
 
 

@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bench.pools import MAX_SHARE_BPS, NOW, market
+from bench.pools import NOW, market
 from engine import network_cost
 from engine.amm import raydium_amm_v4
 from engine.amm.kinds import KINDS
 from engine.mints import RAY, USDT
+from engine.network_cost import fits
 from engine.order import OrderRequest
 from engine.route import Candidate, Leg, RouteDecision
 from engine.routing import NoOffer, Rules, choose
-from engine.routing.market import Market, Pool
+from engine.routing.market import MAX_SHARE_BPS, Market, Pool
 from engine.routing.paths import direct, hops
 from engine.routing.split import best_split
 from tests.builders import SOL, USDC
@@ -61,7 +62,7 @@ def test_a_route_pays_what_it_promises_when_its_legs_are_swapped(
 
     assert len(route.legs) <= max_legs
     tokens = {leg.mint_in for leg in route.legs} | {leg.mint_out for leg in route.legs}
-    assert network_cost.fits([leg.kind for leg in route.legs], len(tokens))
+    assert fits([leg.kind for leg in route.legs], len(tokens))
     assert len({leg.pool for leg in route.legs}) == len(route.legs)
     assert {leg.venue for leg in route.legs} <= set(venues or ("raydium", "meteora"))
     assert sum(leg.amount_in for leg in route.legs if leg.mint_in == mints[0]) == amount
@@ -108,7 +109,7 @@ def test_nothing_that_was_not_searched_would_have_been_better(
     def cost(indexes: Sequence[int]) -> int | None:
         kinds = [kind for index in indexes for kind in paths[index].kinds]
         pools = [address for index in indexes for address in paths[index].addresses]
-        if len(kinds) > 3 or len(set(pools)) < len(pools) or not network_cost.fits(kinds):
+        if len(kinds) > 3 or len(set(pools)) < len(pools) or not fits(kinds, len(kinds) + 1):
             return None
         return costs(winner, kinds)
 

@@ -72,8 +72,8 @@ def test_every_way_fits_into_a_transaction() -> None:
         for other in everything.offers(USDT, USDC)
     ]
 
-    assert len(found) == sum(network_cost.fits(kinds) for kinds in pairs)
-    assert all(network_cost.fits(path.kinds) for path in found)
+    assert len(found) == sum(network_cost.fits(kinds, 3) for kinds in pairs)
+    assert all(network_cost.fits(path.kinds, 3) for path in found)
 
 
 @settings(max_examples=30, deadline=None)
