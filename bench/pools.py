@@ -10,6 +10,7 @@ from typing import Any, Final
 from engine.amm import meteora_damm_v2, meteora_dlmm, raydium_amm_v4, raydium_clmm, raydium_cpmm
 from engine.amm.kinds import KINDS
 from engine.amm.ticks import MAX_SQRT_PRICE, MIN_SQRT_PRICE, tick_at
+from engine.fractions import BASIS_POINTS
 from engine.mints import RAY, SOL, USDC, USDT
 from engine.routing.market import MAX_SHARE_BPS, Market, Pool
 
@@ -44,7 +45,12 @@ def market(
             venue = kind.partition("_")[0]
             held = depth, int(depth * price)
             pools.append(Pool(venue, address, kind, mint_a, mint_b, state, 1, *held))
-    return Market(pools, NOW, max_share_bps=max_share_bps)
+    return market_of(pools, max_share_bps=max_share_bps)
+
+
+def market_of(pools: Sequence[Pool], now: int = NOW, max_share_bps: int = BASIS_POINTS) -> Market:
+    """Of these pools, whose venues all have the same clock and no other pools."""
+    return Market(pools, {pool.venue: now for pool in pools}, max_share_bps)
 
 
 def pool(kind: str, price: float, depth: int, random: Random) -> Any:

@@ -103,10 +103,13 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
         # Listen before reading, so that no change falls between the two.
         with self._chain.pool_feeds.open(self._venue) as feed:
             addresses: Sequence[str] = self._addresses
+            untold = len(addresses)
             while True:
                 for start in range(0, len(addresses) or 1, POOLS_A_MESSAGE):
                     some = addresses[start : start + POOLS_A_MESSAGE]
-                    yield await self._answer("WatchPools", (), context, partial(self._change, some))
+                    untold = max(0, untold - len(some))
+                    change = partial(self._change, some, complete=not untold)
+                    yield await self._answer("WatchPools", (), context, change)
                 # What changes meanwhile goes together, however fast blocks are made.
                 await asyncio.sleep(PACE_SECONDS)
                 try:
@@ -136,9 +139,12 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
             drawn = self._chance.next(self._venue, f"delay/{call}", milliseconds)
             await asyncio.sleep(drawn / 1000)
 
-    def _change(self, addresses: Sequence[str]) -> pb.WatchPoolsResponse:
+    def _change(self, addresses: Sequence[str], *, complete: bool) -> pb.WatchPoolsResponse:
         return pb.WatchPoolsResponse(
-            pools=self._pools(addresses), slot=self._chain.head.slot, time=self._chain.time
+            pools=self._pools(addresses),
+            slot=self._chain.head.slot,
+            time=self._chain.time,
+            complete=complete,
         )
 
     def _pools(self, addresses: Sequence[str]) -> list[pb.Pool]:

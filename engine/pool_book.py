@@ -14,6 +14,7 @@ import structlog
 from engine.amm.kinds import KINDS
 from engine.amm.snapshot import InvalidSnapshot
 from engine.errors import Refused
+from engine.instructions.swap import KINDS_OF_VENUE
 from engine.routing.market import Market, Pool
 from engine.v1 import venue_pb2 as pb
 from engine.venue import SILENCE_SECONDS, Venue
@@ -45,9 +46,13 @@ class Stream:
 
     def hear(self, message: pb.WatchPoolsResponse, now: float) -> None:
         """Take over what a message tells; raises Refused when it cannot be so."""
-        # Nothing tells "that was all of them" but a message without a pool that is new; a venue
-        # that has told none yet may have nothing to say but that it is there.
-        self.complete |= bool(self.pools) and all(p.address in self.pools for p in message.pools)
+        if message.HasField("complete"):
+            self.complete |= message.complete
+        else:
+            # Then nothing tells "that was all of them" but a message without a pool that is new;
+            # of a venue that has told none yet, that says only that it is there.
+            nothing_new = all(pool.address in self.pools for pool in message.pools)
+            self.complete |= bool(self.pools) and nothing_new
         self.slot, self.time, self.heard = message.slot, message.time, now
         for pool in message.pools:
             known = self.pools.get(pool.address)
@@ -118,22 +123,24 @@ class PoolBook:
         """The trusted venues' pools, current as far as these mints are concerned."""
         trusted = self.trusted()
         if trusted != self._of or self._broken:
-            self._market = Market(venues=trusted, max_share_bps=self._max_pool_share_bps)
+            self._market = Market((), self._clocks(trusted), self._max_pool_share_bps)
             self._of, self._broken = trusted, False
             for name in trusted:
                 self._streams[name].forget_what_was_read()
         wanted = frozenset(mints)
         streams = [(name, self._streams[name]) for name in trusted]
         news = [(name, *each) for name, stream in streams for each in stream.read(name, wanted)]
-        now = max([stream.time for _, stream in streams], default=0)
-        held = self._market.pools
-        gone = {at for name, at, p in news if p is None and at in held and held[at].venue == name}
+        gone = {(name, at) for name, at, pool in news if pool is None} & self._market.pools.keys()
         if gone:
             self._market = self._market.without(gone)
         changed = [pool for _, _, pool in news if pool is not None]
-        if changed or now != self._market.now:
-            self._market = self._market.after(changed, now)
+        clocks = self._clocks(trusted)
+        if changed or clocks != self._market.clocks:
+            self._market = self._market.after(changed, clocks)
         return self._market
+
+    def _clocks(self, trusted: Iterable[str]) -> Mapping[str, int]:
+        return {name: self._streams[name].time for name in trusted}
 
     def beyond(self, market: Market, venues: Iterable[str], pair: Collection[str]) -> list[str]:
         """Those of the venues that have to be asked, as a market just given lacks their pools, or
@@ -174,9 +181,10 @@ def _pair(pool: pb.Pool) -> Pair:
 
 def _decoded(venue: str, pool: pb.Pool) -> Pool | None:
     """The pool with its state; None when its arithmetic is not known here."""
-    kind = KINDS.get(pool.kind)
-    if kind is None:
+    # The executor signs no swap in another venue's kind of pool.
+    if pool.kind not in KINDS_OF_VENUE.get(venue, ()):
         return None
+    kind = KINDS[pool.kind]
     try:
         state = kind.load(msgspec.json.decode(pool.state))
     except (InvalidSnapshot, msgspec.DecodeError, RecursionError) as error:

@@ -16,6 +16,10 @@ from engine.fractions import BASIS_POINTS, PPM
 MAX_SHARE_BPS: Final = 5000
 # What a swap yields there does not depend on the time; elsewhere fees decay by the second.
 TIMELESS: Final = frozenset({"raydium_cpmm", "raydium_amm_v4"})
+NO_CLOCKS: Final[Mapping[str, int]] = MappingProxyType({})
+
+# Of a pool: its venue and its address.
+Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,11 @@ class Pool:
     # What it holds of either token, as its venue says; 0 where that is not known.
     reserve_a: int = 0
     reserve_b: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Venue and address."""
+        return self.venue, self.address
 
     @property
     def pair(self) -> frozenset[str]:
@@ -69,7 +78,10 @@ def share_ppm(amount_out: int, depth: int) -> int | None:
 
 
 class Market:
-    """Pools at one moment, of `venues`, all of whose pools are here; `now` is the chain's clock.
+    """Pools at one moment, of the venues that have a clock here, and of those all of them.
+
+    A clock is the chain's as that venue told it, in unix seconds. What a venue tells of clocks and
+    addresses concerns its own pools alone: none is priced by another's clock, or hidden by another.
 
     No pool is offered for more than `max_share_bps` of what it holds of the token received.
 
@@ -81,29 +93,32 @@ class Market:
     def __init__(
         self,
         pools: Iterable[Pool] = (),
-        now: int = 0,
-        venues: Collection[str] = (),
+        clocks: Mapping[str, int] = NO_CLOCKS,
         max_share_bps: int = BASIS_POINTS,
     ) -> None:
-        self.now = now
+        self.clocks = clocks
         self.max_share_bps = max_share_bps
-        self._pools = {pool.address: pool for pool in pools}
-        self.venues = frozenset(venues) | {pool.venue for pool in self._pools.values()}
-        self._pairs: dict[frozenset[str], tuple[str, ...]] = {}
+        self._pools = {pool.key: pool for pool in pools}
+        self._pairs: dict[frozenset[str], tuple[Key, ...]] = {}
         for pool in self._pools.values():
-            self._pairs[pool.pair] = (*self._pairs.get(pool.pair, ()), pool.address)
-        # By address and direction; and by mint paid and mint received, the best price first.
-        self._offer: dict[tuple[str, bool], Offer | None] = {}
+            self._pairs[pool.pair] = (*self._pairs.get(pool.pair, ()), pool.key)
+        # By pool and direction; and by mint paid and mint received, the best price first.
+        self._offer: dict[tuple[Key, bool], Offer | None] = {}
         self._offers: dict[tuple[str, str], tuple[Offer, ...]] = {}
 
     @property
-    def pools(self) -> Mapping[str, Pool]:
-        """By address."""
+    def venues(self) -> Collection[str]:
+        """Those of which all pools are here."""
+        return self.clocks.keys()
+
+    @property
+    def pools(self) -> Mapping[Key, Pool]:
+        """By venue and address."""
         return MappingProxyType(self._pools)
 
     def between(self, mint_in: str, mint_out: str) -> list[Pool]:
         """The pair's pools, those without liquidity too."""
-        return [self._pools[at] for at in self._pairs.get(frozenset((mint_in, mint_out)), ())]
+        return [self._pools[key] for key in self._pairs.get(frozenset((mint_in, mint_out)), ())]
 
     def offers(self, mint_in: str, mint_out: str) -> tuple[Offer, ...]:
         """Those of the pair's pools that have liquidity, the best price first."""
@@ -111,28 +126,26 @@ class Market:
         if offers is None:
             made = (self._offer_of(p, p.mint_a == mint_in) for p in self.between(mint_in, mint_out))
             standing = [offer for offer in made if offer is not None]
-            standing.sort(key=lambda offer: (-offer.price, offer.pool.address))
+            standing.sort(key=lambda offer: (-offer.price, offer.pool.address, offer.pool.venue))
             offers = self._offers[mint_in, mint_out] = tuple(standing)
         return offers
 
-    def after(self, changed: Iterable[Pool], now: int | None = None) -> Market:
-        """The market once these pools are as given, at `now` (None: the same time)."""
-        new = {pool.address: pool for pool in changed}
-        pools = self._pools | new
+    def after(self, changed: Iterable[Pool], clocks: Mapping[str, int] | None = None) -> Market:
+        """The market once these pools are as given, by these clocks (None: the same time)."""
+        new = {pool.key: pool for pool in changed}
+        pools, clocks = self._pools | new, clocks or self.clocks
         if new.keys() <= self._pools.keys():
-            following = Market((), self.now, self.venues, self.max_share_bps)
+            following = Market((), clocks, self.max_share_bps)
             following._pools, following._pairs = pools, self._pairs
         else:
-            following = Market(pools.values(), self.now, self.venues, self.max_share_bps)
-        same_time = now is None or now == self.now
-        if now is not None:
-            following.now = now
+            following = Market(pools.values(), clocks, self.max_share_bps)
+        stopped = {venue for venue, time in clocks.items() if time == self.clocks.get(venue)}
         following._offer = {
-            key: offer
-            for key, offer in self._offer.items()
-            if key[0] not in new and (same_time or pools[key[0]].kind in TIMELESS)
+            (key, zero_for_one): offer
+            for (key, zero_for_one), offer in self._offer.items()
+            if key not in new and (key[0] in stopped or pools[key].kind in TIMELESS)
         }
-        if same_time:
+        if stopped == clocks.keys():
             moved = {pool.pair for pool in new.values()}
             following._offers = {
                 mints: offers
@@ -141,15 +154,16 @@ class Market:
             }
         return following
 
-    def without(self, addresses: Collection[str]) -> Market:
+    def without(self, keys: Collection[Key]) -> Market:
         """The market as if these pools were not there."""
-        left = [pool for address, pool in self._pools.items() if address not in addresses]
-        return Market(left, self.now, self.venues, self.max_share_bps)
+        left = [pool for key, pool in self._pools.items() if key not in keys]
+        return Market(left, self.clocks, self.max_share_bps)
 
     def _offer_of(self, pool: Pool, zero_for_one: bool) -> Offer | None:
-        key = (pool.address, zero_for_one)
+        key = (pool.key, zero_for_one)
         if key not in self._offer:
-            self._offer[key] = _offer(pool, zero_for_one, self.now, self.max_share_bps)
+            now = self.clocks[pool.venue]
+            self._offer[key] = _offer(pool, zero_for_one, now, self.max_share_bps)
         return self._offer[key]
 
 

@@ -627,10 +627,15 @@ class WatchPoolsResponse(_message.Message):
     POOLS_FIELD_NUMBER: _builtins.int
     SLOT_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
     slot: _builtins.int
     """That slot."""
     time: _builtins.int
     """The chain's clock at that slot, in unix seconds: what fees that decay are computed with."""
+    complete: _builtins.bool
+    """Whether every pool has been told by now. Not set: the first message after a pool was told that
+    tells no further one says that those were all.
+    """
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pool]:
         """As of one slot; none when nothing changed."""
@@ -641,11 +646,14 @@ class WatchPoolsResponse(_message.Message):
         pools: _abc.Iterable[Global___Pool] | None = ...,
         slot: _builtins.int = ...,
         time: _builtins.int = ...,
+        complete: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_complete", b"_complete", "complete", b"complete"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools", "slot", b"slot", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_complete", b"_complete", "complete", b"complete", "pools", b"pools", "slot", b"slot", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__complete: _TypeAlias = _typing.Literal["complete"]  # noqa: Y015
+    _WhichOneofArgType__complete: _TypeAlias = _typing.Literal["_complete", b"_complete"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__complete) -> _WhichOneofReturnType__complete | None: ...
 
 Global___WatchPoolsResponse: _TypeAlias = WatchPoolsResponse  # noqa: Y015

@@ -84,8 +84,8 @@ class VenueServiceServicer:
 
     def WatchPools(self, request, context):
         """Every pool once, then each again whenever it changes, and new pools as they appear. At least
-        one message a second, even when nothing changed: silence means that the stream is stale. The
-        first message after a pool was told that tells no further one says that those were all.
+        one message a second, even when nothing changed: silence means that the stream is stale. Set
+        `complete` once all were told, in every message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,8 +41,8 @@ class VenueServiceStub:
     """The venue's instructions for quoted swaps. Has no effect on the chain; safe to repeat."""
     WatchPools: _grpc.UnaryStreamMultiCallable[_venue_pb2.WatchPoolsRequest, _venue_pb2.WatchPoolsResponse]
     """Every pool once, then each again whenever it changes, and new pools as they appear. At least
-    one message a second, even when nothing changed: silence means that the stream is stale. The
-    first message after a pool was told that tells no further one says that those were all.
+    one message a second, even when nothing changed: silence means that the stream is stale. Set
+    `complete` once all were told, in every message.
     """
 
 @_typing.type_check_only
@@ -58,8 +58,8 @@ class VenueServiceAsyncStub(VenueServiceStub):
     """The venue's instructions for quoted swaps. Has no effect on the chain; safe to repeat."""
     WatchPools: _aio.UnaryStreamMultiCallable[_venue_pb2.WatchPoolsRequest, _venue_pb2.WatchPoolsResponse]  # type: ignore[assignment]
     """Every pool once, then each again whenever it changes, and new pools as they appear. At least
-    one message a second, even when nothing changed: silence means that the stream is stale. The
-    first message after a pool was told that tells no further one says that those were all.
+    one message a second, even when nothing changed: silence means that the stream is stale. Set
+    `complete` once all were told, in every message.
     """
 
 class VenueServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -96,8 +96,8 @@ class VenueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_venue_pb2.WatchPoolsResponse], _abc.AsyncIterator[_venue_pb2.WatchPoolsResponse]]:
         """Every pool once, then each again whenever it changes, and new pools as they appear. At least
-        one message a second, even when nothing changed: silence means that the stream is stale. The
-        first message after a pool was told that tells no further one says that those were all.
+        one message a second, even when nothing changed: silence means that the stream is stale. Set
+        `complete` once all were told, in every message.
         """
 
 def add_VenueServiceServicer_to_server(servicer: VenueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -28,10 +28,17 @@ MAX_SLOT_LAG = 10
 MAX_SHARE = 3000
 
 
-def pool(address: str, vault_b: int = 150_000, *, mint_b: str = USDC, **facts: Any) -> pb.Pool:
-    """A CPMM pool of 1,000,000 base units of SOL against `vault_b` of another token."""
+def pool(
+    address: str,
+    vault_b: int = 150_000,
+    *,
+    vault_a: int = 1_000_000,
+    mint_b: str = USDC,
+    **facts: Any,
+) -> pb.Pool:
+    """A CPMM pool of `vault_a` base units of SOL against `vault_b` of another token."""
     state = {
-        "vault_0": 1_000_000,
+        "vault_0": vault_a,
         "vault_1": vault_b,
         "trade_fee_rate": 2500,
         "protocol_fee_rate": 120_000,
@@ -41,8 +48,31 @@ def pool(address: str, vault_b: int = 150_000, *, mint_b: str = USDC, **facts: A
     return pb.Pool(address=address, mint_a=SOL, mint_b=mint_b, **(told | facts))
 
 
-def news(slot: int, *pools: pb.Pool, time: int = 1_800_000_000) -> pb.WatchPoolsResponse:
-    return pb.WatchPoolsResponse(pools=pools, slot=slot, time=time)
+def meteora_pool(
+    address: str, vault_b: int = 150_000, *, vault_a: int = 1_000_000, **facts: Any
+) -> pb.Pool:
+    """Meteora's with as much of either token, x * y = k as well."""
+    state = {
+        "collect_fee_mode": 2,
+        "sqrt_price": 1 << 64,
+        "sqrt_min_price": 0,
+        "sqrt_max_price": 0,
+        "liquidity": 0,
+        "token_a_amount": vault_a,
+        "token_b_amount": vault_b,
+        "fee_version": 0,
+        "protocol_fee_percent": 20,
+        "activation_point": 0,
+        "base_fee": {"mode": 0, "cliff_fee_numerator": 2_500_000},
+    }
+    told: dict[str, Any] = {"kind": "meteora_damm_v2", "state": json.dumps(state)}
+    return pool(address, **(told | facts))
+
+
+def news(
+    slot: int, *pools: pb.Pool, time: int = 1_800_000_000, complete: bool | None = None
+) -> pb.WatchPoolsResponse:
+    return pb.WatchPoolsResponse(pools=pools, slot=slot, time=time, complete=complete)
 
 
 class DrivenVenue(venue_pb2_grpc.VenueServiceServicer):
@@ -106,7 +136,7 @@ class Running:
 
 
 def addresses(market: Market) -> set[str]:
-    return set(market.pools)
+    return {address for _, address in market.pools}
 
 
 Start = Callable[..., Awaitable[Running]]
@@ -150,13 +180,13 @@ async def test_pools_of_all_venues_are_one_market_once_each_stream_has_told_them
 
     # Pools may come in several messages: one without any that is new completes them.
     running.tell("raydium", news(5, pool("a")), news(6, pool("b")))
-    running.tell("meteora", news(5, pool("c")), news(6))
+    running.tell("meteora", news(5, meteora_pool("c")), news(6))
     await running.until_trusted("meteora")
     running.tell("raydium", news(6, pool("a")))
     market = await running.until_trusted("meteora", "raydium")
 
     assert addresses(market) == {"a", "b", "c"}
-    assert market.now == 1_800_000_000
+    assert market.clocks == {"meteora": 1_800_000_000, "raydium": 1_800_000_000}
     assert running.asked("meteora", "raydium") == []
 
 
@@ -166,11 +196,17 @@ async def test_what_changed_is_in_the_next_market(start: Start) -> None:
     before = await running.until_trusted("raydium")
 
     running.tell("raydium", news(7, pool("a", 160_000), time=1_800_000_060))
-    await running.until(lambda: running.book.market(MINTS).now == 1_800_000_060)
+    await running.until(lambda: running.book.market(MINTS).clocks["raydium"] == 1_800_000_060)
 
     after = running.book.market(MINTS)
-    assert {at: p.state.vault_1 for at, p in after.pools.items()} == {"a": 160_000, "b": 150_000}
-    assert {at: p.state.vault_1 for at, p in before.pools.items()} == {"a": 150_000, "b": 150_000}
+    assert {at: p.state.vault_1 for (_, at), p in after.pools.items()} == {
+        "a": 160_000,
+        "b": 150_000,
+    }
+    assert {at: p.state.vault_1 for (_, at), p in before.pools.items()} == {
+        "a": 150_000,
+        "b": 150_000,
+    }
 
 
 async def test_the_same_market_is_given_as_long_as_nothing_changed(start: Start) -> None:
@@ -203,8 +239,8 @@ async def test_a_venue_without_a_stream_has_to_be_asked(start: Start) -> None:
 
 async def test_a_stream_that_breaks_takes_its_pools_along_until_it_is_back(start: Start) -> None:
     running = await start("meteora", "raydium")
-    for name in ("meteora", "raydium"):
-        running.tell(name, news(5, pool(f"{name}'s")), news(6))
+    running.tell("meteora", news(5, meteora_pool("meteora's")), news(6))
+    running.tell("raydium", news(5, pool("raydium's")), news(6))
     await running.until_trusted("meteora", "raydium")
 
     running.tell("raydium", grpc.StatusCode.UNAVAILABLE)
@@ -249,8 +285,8 @@ async def test_a_silent_stream_is_not_trusted(
 
 async def test_a_stream_that_stays_behind_is_not_trusted_though_it_speaks(start: Start) -> None:
     running = await start("meteora", "raydium")
-    for name in ("meteora", "raydium"):
-        running.tell(name, news(5, pool(name)), news(6))
+    running.tell("meteora", news(5, meteora_pool("meteora")), news(6))
+    running.tell("raydium", news(5, pool("raydium")), news(6))
     await running.until_trusted("meteora", "raydium")
 
     running.tell("raydium", news(6 + MAX_SLOT_LAG))
@@ -272,11 +308,12 @@ async def test_a_stream_that_stays_behind_is_not_trusted_though_it_speaks(start:
     [
         {"kind": ""},
         {"kind": "orca_whirlpool"},
+        {"kind": "meteora_damm_v2", "state": meteora_pool("b").state},
         {"state": ""},
         {"state": "{}"},
         {"state": '{"vault_0": -1}'},
     ],
-    ids=["none", "unknown", "empty", "without fields", "impossible"],
+    ids=["none", "unknown", "another venue's", "empty", "without fields", "impossible"],
 )
 async def test_a_venue_is_asked_for_pairs_with_a_pool_that_cannot_be_computed_here(
     start: Start, facts: dict[str, Any]
@@ -352,6 +389,49 @@ async def test_a_stream_that_has_told_no_pool_is_not_complete(start: Start) -> N
     assert addresses(await running.until_trusted("raydium")) == {"a"}
 
 
+async def test_a_heartbeat_between_the_first_pools_does_not_say_that_those_were_all(
+    start: Start,
+) -> None:
+    running = await start("raydium")
+
+    running.tell("raydium", news(5, pool("a"), complete=False), news(6, complete=False))
+    await running.until(lambda: running.book._streams.get("raydium", Stream()).slot == 6)
+    assert running.book.trusted() == set()
+
+    running.tell("raydium", news(7, pool("b"), complete=True))
+    assert addresses(await running.until_trusted("raydium")) == {"a", "b"}
+
+
+async def test_no_venue_hides_a_pool_of_another_by_telling_of_one_at_its_address(
+    start: Start,
+) -> None:
+    running = await start("meteora", "raydium")
+    running.tell("raydium", news(5, pool("a")), news(6))
+    await running.until_trusted("raydium")
+
+    running.tell("meteora", news(5, meteora_pool("a", 10**9)), news(6))
+    market = await running.until_trusted("meteora", "raydium")
+    [hostile, honest] = market.offers(SOL, USDC)
+    assert (hostile.pool.venue, honest.pool.venue) == ("meteora", "raydium")
+
+    running.tell("meteora", news(7, meteora_pool("a", kind="")))
+    await running.until(lambda: running.book._streams["meteora"].slot == 7)
+    assert running.book.market(MINTS).pools.keys() == {("raydium", "a")}
+
+
+async def test_each_venue_s_pools_are_priced_by_its_own_clock(start: Start) -> None:
+    running = await start("meteora", "raydium")
+    running.tell("raydium", news(5, pool("a")), news(6, time=1_800_000_000))
+    running.tell("meteora", news(5, meteora_pool("c")), news(6, time=1_900_000_000))
+
+    market = await running.until_trusted("meteora", "raydium")
+
+    assert {o.pool.venue: o.now for o in market.offers(SOL, USDC)} == {
+        "meteora": 1_900_000_000,
+        "raydium": 1_800_000_000,
+    }
+
+
 async def test_a_pool_that_cannot_be_computed_any_more_is_gone_until_it_can_be_again(
     start: Start,
 ) -> None:
@@ -360,12 +440,12 @@ async def test_a_pool_that_cannot_be_computed_any_more_is_gone_until_it_can_be_a
     await running.until_trusted("raydium")
 
     running.tell("raydium", news(7, pool("a", state="{}"), time=1_800_000_060))
-    await running.until(lambda: running.book.market(MINTS).now == 1_800_000_060)
+    await running.until(lambda: running.book.market(MINTS).clocks["raydium"] == 1_800_000_060)
     assert addresses(running.book.market(MINTS)) == {"b"}
     assert running.book.beyond(running.book.market(MINTS), ("raydium",), (SOL, USDC)) == ["raydium"]
 
     running.tell("raydium", news(8, pool("a"), time=1_800_000_120))
-    await running.until(lambda: running.book.market(MINTS).now == 1_800_000_120)
+    await running.until(lambda: running.book.market(MINTS).clocks["raydium"] == 1_800_000_120)
     assert addresses(running.book.market(MINTS)) == {"a", "b"}
     assert running.book.beyond(running.book.market(MINTS), ("raydium",), (SOL, USDC)) == []
 

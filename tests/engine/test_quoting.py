@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -30,7 +29,7 @@ from gateway.routes import Routes
 from router_svc.router import Router
 from tests import builders, swaps
 from tests.builders import RAY, SOL, USDC
-from tests.engine.test_pool_book import news, pool
+from tests.engine.test_pool_book import meteora_pool, news, pool
 from tests.fakes import FakeVenue, asking
 
 PATIENCE_SECONDS = 15
@@ -58,22 +57,9 @@ class StreamingVenue(FakeVenue):
     async def pools(self) -> AsyncIterator[pb.WatchPoolsResponse]:
         if self.silenced.is_set():
             raise Refused("VENUE_UNAVAILABLE", "no stream")
-        state = {
-            "vault_0": 10**15,
-            "vault_1": self.usdc,
-            "trade_fee_rate": 2500,
-            "protocol_fee_rate": 120_000,
-            "fund_fee_rate": 40_000,
-        }
-        pool = pb.Pool(
-            address=f"{self.name}'s",
-            mint_a=SOL,
-            mint_b=USDC,
-            kind="raydium_cpmm",
-            state=json.dumps(state),
-            slot=1,
-        )
-        yield pb.WatchPoolsResponse(pools=[pool], slot=1, time=1)
+        told = meteora_pool if self.name == "meteora" else pool
+        first = told(f"{self.name}'s", self.usdc, vault_a=10**15)
+        yield pb.WatchPoolsResponse(pools=[first], slot=1, time=1)
         yield pb.WatchPoolsResponse(slot=2, time=1)
         await self.silenced.wait()
         self.ended.set()

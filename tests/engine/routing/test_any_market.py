@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bench.pools import NOW, market
+from bench.pools import market, market_of
 from engine import network_cost
 from engine.amm import raydium_amm_v4
 from engine.amm.kinds import KINDS
@@ -78,12 +78,14 @@ def test_a_route_pays_what_it_promises_when_its_legs_are_swapped(
 
 def swapped_leg(everything: Market, leg: Leg, wallet: dict[str, int]) -> None:
     """Swap it in the pool as it is in the market: no pool is in two legs."""
-    pool = everything.pools[leg.pool]
+    pool = everything.pools[leg.venue, leg.pool]
     assert {leg.mint_in, leg.mint_out} == pool.pair
     forward = leg.mint_in == pool.mint_a
     held = pool.reserve_b if forward else pool.reserve_a
     assert leg.quoted_amount_out <= held * MAX_SHARE_BPS // 10_000
-    swap = KINDS[pool.kind].quote_exact_in(pool.state, leg.amount_in, forward, everything.now)
+    swap = KINDS[pool.kind].quote_exact_in(
+        pool.state, leg.amount_in, forward, everything.clocks[leg.venue]
+    )
     assert swap.amount_out == leg.quoted_amount_out >= leg.min_amount_out > 0
     wallet[leg.mint_in] -= leg.amount_in
     # What a leg carries to the next one is its floor; the rest counts as nothing.
@@ -146,7 +148,7 @@ def test_pools_that_would_pay_more_together_than_an_amount_can_be_are_no_split()
     state = raydium_amm_v4.Pool(10**9, most, 25, 10_000)
     pools = [Pool("raydium", at, "raydium_amm_v4", SOL, USDC, state, 1) for at in ("a", "b")]
 
-    decision = choose(OrderRequest(SOL, USDC, 10**12), None, Market(pools, NOW), [])
+    decision = choose(OrderRequest(SOL, USDC, 10**12), None, market_of(pools), [])
 
     assert isinstance(decision, RouteDecision)
     assert decision.route is not None

@@ -8,12 +8,12 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from bench.pools import NOW, pool
+from bench.pools import market_of, pool
 from engine import network_cost
 from engine.mints import RAY, USDT
 from engine.order import OrderRequest
 from engine.routing import NoOffer, Rules, choose
-from engine.routing.market import Market, Pool
+from engine.routing.market import Pool
 from tests.builders import SOL, USDC
 from tests.engine.routing.ways import (
     ALIKE,
@@ -55,7 +55,7 @@ def test_what_a_venue_was_asked_for_stands_beside_what_its_stream_tells() -> Non
 def test_a_streamed_venue_without_a_pool_or_without_liquidity_refuses_for_good() -> None:
     dry = a_pool("dry", 0, 10**12, venue="meteora")
     far = a_pool("far", 10**12, 10**12, (SOL, RAY))
-    nothing = choose(REQUEST, None, Market([dry, far], NOW), [])
+    nothing = choose(REQUEST, None, market_of([dry, far]), [])
 
     assert isinstance(nothing, NoOffer)
     assert (nothing.failure.reason, nothing.permanent) == ("NO_ROUTE", True)
@@ -168,7 +168,7 @@ def test_by_way_of_a_token_that_is_not_among_the_rules_there_is_none() -> None:
         a_pool("second", 10**12, 10**12, (RAY, USDC)),
     ]
 
-    assert isinstance(choose(REQUEST, None, Market(pools, NOW), []), NoOffer)
+    assert isinstance(choose(REQUEST, None, market_of(pools), []), NoOffer)
     assert len(chosen(routed(pools, rules=Rules(intermediates=(RAY,)))).legs) == 2
 
 
@@ -243,7 +243,7 @@ def test_the_impact_limit_holds_for_single_pools_and_for_the_whole_route() -> No
 
     # Half of it moves each price half as far.
     assert len(chosen(routed(ALIKE, request=large(), max_price_impact_bps=100)).legs) == 2
-    nothing = choose(large(), None, Market(ALIKE, NOW), [], max_price_impact_bps=98)
+    nothing = choose(large(), None, market_of(ALIKE), [], max_price_impact_bps=98)
     assert isinstance(nothing, NoOffer)
     assert nothing.failure.reason == "RISK_LIMIT"
     assert nothing.failure.message.endswith("meteora 195.60, raydium 195.60, meteora+raydium 98.77")

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from bench.pools import NOW, market, pool
+from bench.pools import NOW, market, market_of, pool
 from engine.amm import raydium_amm_v4
 from engine.amm.kinds import KINDS
 from engine.routing.market import TIMELESS, Market, Pool
@@ -29,7 +29,7 @@ def empty(address: str) -> Pool:
 @each_kind
 def test_an_offer_answers_as_the_pool_in_its_direction(kind: str) -> None:
     held = a_pool(kind)
-    everything = Market([held], NOW)
+    everything = market_of([held])
 
     for mints, zero_for_one in (((SOL, USDC), True), ((USDC, SOL), False)):
         [offer] = everything.offers(*mints)
@@ -48,22 +48,22 @@ def test_the_best_price_comes_first_in_either_direction() -> None:
 
 
 def test_a_pool_without_liquidity_is_no_offer_but_is_there() -> None:
-    everything = Market([empty("dry"), a_pool()], NOW)
+    everything = market_of([empty("dry"), a_pool()])
 
     assert [offer.pool.address for offer in everything.offers(SOL, USDC)] == ["pool"]
     assert [held.address for held in everything.between(USDC, SOL)] == ["dry", "pool"]
 
 
 def test_a_pair_without_pools_has_no_offers() -> None:
-    assert Market([a_pool()], NOW).offers(SOL, "another mint") == ()
+    assert market_of([a_pool()]).offers(SOL, "another mint") == ()
 
 
 def test_a_venue_that_streams_no_pool_yet_is_still_one_that_streams() -> None:
-    assert Market([a_pool()], NOW, ["meteora"]).venues == {"raydium", "meteora"}
+    assert Market([], {"raydium": NOW, "meteora": NOW}).venues == {"raydium", "meteora"}
 
 
 def test_what_changed_is_quoted_anew_and_the_market_before_stays_as_it_was() -> None:
-    before = Market([a_pool()], NOW)
+    before = market_of([a_pool()])
     [old] = before.offers(SOL, USDC)
     swapped = replace(
         a_pool(),
@@ -74,14 +74,14 @@ def test_what_changed_is_quoted_anew_and_the_market_before_stays_as_it_was() -> 
     after = before.after([swapped])
 
     assert after.offers(SOL, USDC)[0].amount_out(10**8) < old.amount_out(10**8)
-    assert after.pools["pool"].slot == 2
+    assert after.pools["raydium", "pool"].slot == 2
     assert before.offers(SOL, USDC) == (old,)
-    assert before.pools["pool"].slot == 1
+    assert before.pools["raydium", "pool"].slot == 1
 
 
 @each_kind
 def test_a_pool_that_stayed_as_it_was_is_not_worked_out_again(kind: str) -> None:
-    before = Market([a_pool(kind, "kept"), a_pool("raydium_cpmm", "changed")], NOW)
+    before = market_of([a_pool(kind, "kept"), a_pool("raydium_cpmm", "changed")])
     kept = next(o for o in before.offers(SOL, USDC) if o.pool.address == "kept")
 
     after = before.after([a_pool("raydium_cpmm", "changed", seed=2)])
@@ -91,24 +91,25 @@ def test_a_pool_that_stayed_as_it_was_is_not_worked_out_again(kind: str) -> None
 
 @each_kind
 def test_what_depends_on_the_time_is_worked_out_again_at_another(kind: str) -> None:
-    before = Market([a_pool(kind)], NOW)
+    before = market_of([a_pool(kind)])
     [kept] = before.offers(SOL, USDC)
 
-    [offer] = before.after([], NOW + 1).offers(SOL, USDC)
+    later = {kind.partition("_")[0]: NOW + 1}
+    [offer] = before.after([], later).offers(SOL, USDC)
 
     assert (offer is kept) is (kind in TIMELESS)
-    assert before.after([], NOW + 1).now == NOW + 1
+    assert before.after([], later).clocks == later
 
 
 @each_kind
 def test_a_later_market_answers_as_one_made_anew(kind: str) -> None:
-    first = Market([a_pool(kind, "a", 1), a_pool(kind, "b", 2)], NOW)
+    first = market_of([a_pool(kind, "a", 1), a_pool(kind, "b", 2)])
     first.offers(SOL, USDC)
     changed, added = a_pool(kind, "b", 3), a_pool(kind, "c", 4)
 
     for now in (NOW, NOW + 45, NOW + 10_000):
-        after = first.after([changed, added], now)
-        anew = Market([a_pool(kind, "a", 1), changed, added], now)
+        after = first.after([changed, added], {changed.venue: now})
+        anew = market_of([a_pool(kind, "a", 1), changed, added], now)
         for mints in ((SOL, USDC), (USDC, SOL)):
             answers = [
                 [(o.pool.address, o.price, o.amount_out(10**9)) for o in each.offers(*mints)]

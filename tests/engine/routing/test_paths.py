@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.pools import NOW, market
+from bench.pools import market, market_of
 from engine import network_cost
 from engine.mints import RAY, SOL, USDC, USDT
 from engine.routing.market import Market, Offer, Pool
@@ -42,7 +42,7 @@ def test_the_second_pool_is_paid_what_the_first_pays_less_the_reserve(
 
 
 def test_a_direct_path_is_its_pool() -> None:
-    [offer] = Market([a_pool()], NOW).offers(SOL, USDC)
+    [offer] = market_of([a_pool()]).offers(SOL, USDC)
     path = direct(offer)
 
     assert path.amount_out(10**8) == offer.amount_out(10**8)
@@ -100,4 +100,4 @@ def test_only_allowed_venues_are_gone_through() -> None:
     for path in hops(everything, SOL, USDC, RULES, ("raydium",), -1):
         assert venues(list(path.offers)) == {"raydium"}
     only: list[Pool] = [p for p in everything.pools.values() if p.venue == "raydium"]
-    assert all_hops(everything, venues=("raydium",)) == all_hops(Market(only, NOW))
+    assert all_hops(everything, venues=("raydium",)) == all_hops(market_of(only))

@@ -6,7 +6,7 @@ import dataclasses
 
 from msgspec.structs import replace
 
-from bench.pools import NOW
+from bench.pools import market_of
 from engine.failures import Failure
 from engine.route import RouteDecision
 from engine.routing import NoOffer, Rules, choose
@@ -55,7 +55,7 @@ def test_an_amount_that_only_three_pools_together_may_pay_is_split_over_three() 
 
 
 def test_where_every_pool_would_have_to_pay_too_much_there_is_no_route_for_now() -> None:
-    market = Market(ALIKE, NOW, max_share_bps=96)
+    market = market_of(ALIKE, max_share_bps=96)
 
     nothing = choose(large(), None, market, [])
 
@@ -89,7 +89,7 @@ def test_a_pool_that_moves_its_price_little_is_no_way_out_where_too_much_of_it_i
     shallow = a_pool("shallow", 10**12, 16 * 10**10)
     # All that it holds lies around its price.
     empty = dataclasses.replace(a_pool("empty", 10**14, 15 * 10**12), reserve_b=2 * 10**9)
-    market = Market([shallow, empty], NOW, max_share_bps=5000)
+    market = market_of([shallow, empty], max_share_bps=5000)
 
     nothing = choose(large(10**10), None, market, [], Rules(max_legs=1), max_price_impact_bps=50)
 

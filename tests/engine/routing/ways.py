@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from bench.pools import NOW
+from bench.pools import market_of
 from engine.amm import raydium_amm_v4
 from engine.failures import Failure
 from engine.order import OrderRequest
@@ -66,7 +66,7 @@ def routed(
     decision = choose(
         request,
         None,
-        Market(pools, NOW, max_share_bps=max_share_bps),
+        market_of(pools, max_share_bps=max_share_bps),
         quotes,
         rules,
         {score.venue: score for score in scores},
