@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from engine.amm.fixed_point import ceil_div
 from engine.amm.snapshot import Fields
-from engine.amm.ticks import MAX_SQRT_PRICE, MAX_TICK, MIN_SQRT_PRICE, MIN_TICK
+from engine.amm.ticks import MAX_SQRT_PRICE, MAX_TICK, MIN_TICK, sqrt_price_at
 
 RATE: Final = 1_000_000
 MAX_RATE: Final = 100_000
@@ -97,14 +97,19 @@ def load(data: Mapping[str, Any]) -> Pool:
     """
     fields = Fields(data)
     ticks = fields.rows("ticks", (MIN_TICK, MAX_TICK), (-(2**127), 2**127 - 1))
+    tick_current = fields.between(MIN_TICK - 1, MAX_TICK, "tick_current")
+    # A swap down that ends just at a tick leaves the one below as the current.
+    least, most = (
+        sqrt_price_at(min(max(t, MIN_TICK), MAX_TICK)) for t in (tick_current, tick_current + 1)
+    )
     return Pool(
         tick_spacing=fields.between(1, 2**16 - 1, "tick_spacing"),
         trade_fee_rate=fields.between(0, RATE - 1, "trade_fee_rate"),
         protocol_fee_rate=fields.between(0, RATE, "protocol_fee_rate"),
         fund_fee_rate=fields.between(0, RATE, "fund_fee_rate"),
         fee_on=fields.between(ON_INPUT, ON_TOKEN_1, "fee_on", default=ON_INPUT),
-        sqrt_price_x64=fields.between(MIN_SQRT_PRICE, MAX_SQRT_PRICE - 1, "sqrt_price_x64"),
-        tick_current=fields.between(MIN_TICK - 1, MAX_TICK, "tick_current"),
+        sqrt_price_x64=fields.between(least, min(most, MAX_SQRT_PRICE - 1), "sqrt_price_x64"),
+        tick_current=tick_current,
         liquidity=fields.unsigned(128, "liquidity"),
         ticks=tuple((tick, net) for tick, net in ticks),
         dynamic_fee_info=_load_dynamic_fee(fields),

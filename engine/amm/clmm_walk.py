@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from engine.amm.clmm_pool import MAX_RATE, RATE, DynamicFee, Pool
 from engine.amm.fixed_point import U64_MAX, U128_MAX, ceil_div
-from engine.amm.swap import no_liquidity, overflow, require_u64
+from engine.amm.swap import no_liquidity, overflow, require_step, require_u64
 from engine.amm.ticks import MAX_TICK, MIN_TICK, sqrt_price_at, tick_at
 
 
@@ -36,6 +36,7 @@ class Walk:
         self.tick = pool.tick_current
         self.liquidity = pool.liquidity
         self.crossed = 0
+        self.steps = 0
         self.dynamic = pool.dynamic_fee_info
         self.whole = True  # the range ahead is not cut
         self.index = self.tick // self.spacing
@@ -55,6 +56,8 @@ class Walk:
 
     def ahead(self) -> tuple[int, int]:
         """The price that the next step may reach, and the fee rate until there."""
+        self.steps += 1
+        require_step(self.steps)
         dynamic = self.dynamic
         if dynamic is None:
             return self.target, self.base_rate

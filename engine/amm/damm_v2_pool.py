@@ -149,11 +149,15 @@ def load(data: Mapping[str, Any]) -> Pool:
     base = fees.inner("base_fee")
     mode = fields.between(ON_OUTPUT, COMPOUNDING, "collect_fee_mode")
     least = 1 if mode != COMPOUNDING else 0
+    lowest = fields.between(least, U128_MAX, "sqrt_min_price")
+    highest = fields.between(lowest, U128_MAX, "sqrt_max_price")
+    # Where x * y = k, no range bounds the price.
+    bounds = (lowest, highest) if mode != COMPOUNDING else (1, U128_MAX)
     return Pool(
         collect_fee_mode=mode,
-        sqrt_price=fields.between(1, U128_MAX, "sqrt_price"),
-        sqrt_min_price=fields.between(least, U128_MAX, "sqrt_min_price"),
-        sqrt_max_price=fields.between(least, U128_MAX, "sqrt_max_price"),
+        sqrt_price=fields.between(*bounds, "sqrt_price"),
+        sqrt_min_price=lowest,
+        sqrt_max_price=highest,
         liquidity=fields.between(least, U128_MAX, "liquidity"),
         token_a_amount=fields.unsigned(64, "token_a_amount"),
         token_b_amount=fields.unsigned(64, "token_b_amount"),

@@ -17,7 +17,16 @@ from engine.amm.dlmm_bin import Fill, Offer, price_of
 from engine.amm.dlmm_pool import BASIS_POINTS, RATE, Parameters, Pool, Volatility, load
 from engine.amm.fixed_point import ONE
 from engine.amm.ladder import Ladder
-from engine.amm.swap import Margin, Paid, Swap, no_liquidity, no_output, require_amount, require_u64
+from engine.amm.swap import (
+    Margin,
+    Paid,
+    Swap,
+    no_liquidity,
+    no_output,
+    require_amount,
+    require_step,
+    require_u64,
+)
 
 __all__ = [
     "BinSwap",
@@ -124,11 +133,14 @@ def _offers(pool: Pool, swap_for_y: bool, now: int) -> Iterator[Offer]:
     on_input = pool.fee_on_input(swap_for_y)
     first = bisect_left(bins, (pool.active_id + 1,) if swap_for_y else (pool.active_id,))
     order = range(first - 1, -1, -1) if swap_for_y else range(first, len(bins))
+    steps = 0
     for at in order:
         held = bins[at]
         available = held[side]
         if available == 0:
             continue
+        steps += 1
+        require_step(steps)
         accumulator = min(volatility + abs(index - held[0]) * BASIS_POINTS, most)
         yield Offer(
             held[0],

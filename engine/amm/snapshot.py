@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from engine.errors import EngineError
 
+# More than any pool has of initialized ticks or bins with liquidity.
+MAX_ROWS: Final = 16_384
 _INTEGER: Final = re.compile(r"-?[0-9]{1,80}")
 
 
@@ -80,6 +82,8 @@ class Fields:
         value = self._data.get(name)
         if not isinstance(value, list):
             raise InvalidSnapshot(f"{self._path}{name}: {_shown(value)} is not a list")
+        if len(value) > MAX_ROWS:
+            raise InvalidSnapshot(f"{self._path}{name}: {len(value)} rows are more than {MAX_ROWS}")
         rows = sorted(self._row(f"{name}[{at}]", row, bounds) for at, row in enumerate(value))
         for one, next_one in pairwise(rows):
             if one[0] == next_one[0]:

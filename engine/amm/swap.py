@@ -12,6 +12,8 @@ from engine.fractions import PPM
 
 P = TypeVar("P")
 IMPACT_DECIMALS: Final = 12
+# Of a swap; a transaction's compute units are used up by a hundred or so.
+MAX_STEPS: Final = 512
 
 
 class SwapFailed(EngineError):
@@ -122,6 +124,15 @@ def require_u64(what: str, value: int) -> int:
     if not 0 <= value <= U64_MAX:
         overflow(f"{what} {value}")
     return value
+
+
+def require_step(steps: int) -> None:
+    """Refuse to follow a swap further: this many price ranges are more than a transaction passes.
+
+    Without a bound, whoever tells of a pool with a million ranges decides how long a quote takes.
+    """
+    if steps > MAX_STEPS:
+        raise SwapFailed("NOT_COMPUTED", f"the amount passes more than {MAX_STEPS} price ranges")
 
 
 def overflow(what: str) -> NoReturn:

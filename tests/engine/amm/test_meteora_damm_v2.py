@@ -20,6 +20,7 @@ from engine.amm.meteora_damm_v2 import (
     quote_exact_out,
     quote_partial,
 )
+from engine.amm.snapshot import InvalidSnapshot
 from engine.amm.swap import SwapFailed
 from tests.engine.amm.pools import NOW, amounts, damm_v2_pools, directions, outcome
 
@@ -301,3 +302,19 @@ def test_an_account_may_be_pasted_in() -> None:
     assert load({**fields, "pool_fees": fees}) == pool
     fees["dynamic_fee"] = {"initialized": 0}
     assert load({**fields, "pool_fees": fees}) == POOL
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"sqrt_price": ONE * 9 // 10 - 1}, "sqrt_price"),
+        ({"sqrt_price": ONE * 11 // 10 + 1}, "sqrt_price"),
+        ({"sqrt_max_price": ONE * 9 // 10 - 1}, "sqrt_max_price"),
+    ],
+)
+def test_a_price_outside_of_the_pool_s_range_is_no_pool(wrong: dict[str, int], named: str) -> None:
+    fields = asdict(POOL)
+    assert load(fields) == POOL
+
+    with pytest.raises(InvalidSnapshot, match=rf"^{named}: "):
+        load(fields | wrong)

@@ -14,12 +14,14 @@ from engine.amm.meteora_dlmm import (
     Parameters,
     Pool,
     Volatility,
+    exact_in_curve,
     fill_exact_in,
     load,
+    pay_exact_in,
     quote_exact_in,
     quote_exact_out,
 )
-from engine.amm.swap import SwapFailed
+from engine.amm.swap import MAX_STEPS, SwapFailed
 from tests.engine.amm.pools import NOW, amounts, directions, dlmm_pools, outcome
 
 examples = settings(max_examples=80, deadline=None)
@@ -231,3 +233,15 @@ def test_parameters_may_go_by_their_short_names() -> None:
     }
 
     assert load(fields) == POOL
+
+
+def test_a_swap_through_more_bins_than_a_transaction_passes_is_not_followed() -> None:
+    bins = tuple((-number, 0, 10) for number in range(10_000, -1, -1))
+    ladder = replace(POOL, bin_step=1, bins=bins)
+
+    for quote in (quote_exact_in, pay_exact_in, quote_exact_out):
+        with pytest.raises(SwapFailed) as failure:
+            quote(ladder, 10**4, True, NOW)
+        assert failure.value.reason == "NOT_COMPUTED"
+    assert exact_in_curve(ladder, True, NOW)(10**4) == 0
+    assert len(quote_exact_in(ladder, 10**3, True, NOW).fills) < MAX_STEPS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -14,11 +14,14 @@ from engine.amm.raydium_clmm import (
     DynamicFee,
     Pool,
     RangeSwap,
+    exact_in_curve,
     load,
+    pay_exact_in,
     quote_exact_in,
     quote_exact_out,
 )
-from engine.amm.swap import SwapFailed
+from engine.amm.snapshot import InvalidSnapshot
+from engine.amm.swap import MAX_STEPS, SwapFailed
 from engine.amm.ticks import MAX_SQRT_PRICE, sqrt_price_at, tick_at
 from tests.engine.amm.pools import NOW, amounts, clmm_pools, directions, outcome
 
@@ -293,3 +296,28 @@ def test_an_account_without_a_dynamic_fee_holds_zeros() -> None:
     fields["ticks"] = [[1000, -L], [-1000, str(L)], [-100, L], [100, -L]]
 
     assert load({**fields, "dynamic_fee_info": zeros}) == POOL
+
+
+def test_a_swap_through_more_ranges_than_a_transaction_passes_is_not_followed() -> None:
+    ranges = [(-tick, 1 if tick % 2 else -1) for tick in range(10_000, 0, -1)]
+    ladder = replace(POOL, tick_spacing=1, ticks=(*ranges, (1000, -2 * L)))
+
+    for quote in (quote_exact_in, pay_exact_in, quote_exact_out):
+        with pytest.raises(SwapFailed) as failure:
+            quote(ladder, 10**12, True, NOW)
+        assert failure.value.reason == "NOT_COMPUTED"
+        assert str(MAX_STEPS) in str(failure.value)
+    assert exact_in_curve(ladder, True, NOW)(10**12) == 0
+    assert quote_exact_in(ladder, 10**4, True, NOW).ticks_crossed < MAX_STEPS
+
+
+@pytest.mark.parametrize(("tick", "off"), [(0, -1), (0, 1), (5, -1), (5, 1)])
+def test_a_price_outside_of_the_current_tick_is_no_pool(tick: int, off: int) -> None:
+    edge = sqrt_price_at(tick if off < 0 else tick + 1)
+    fields = asdict(replace(POOL, tick_current=tick, sqrt_price_x64=edge))
+    fields["ticks"] = [list(row) for row in POOL.ticks]
+    # A swap down ends at the upper edge, one up at the lower.
+    assert load(fields).sqrt_price_x64 == edge
+
+    with pytest.raises(InvalidSnapshot, match=r"^sqrt_price_x64: "):
+        load(fields | {"sqrt_price_x64": edge + off})

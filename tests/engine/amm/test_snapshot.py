@@ -8,7 +8,7 @@ import pytest
 
 from engine.amm import meteora_dlmm, raydium_clmm, raydium_cpmm
 from engine.amm.kinds import KINDS
-from engine.amm.snapshot import InvalidSnapshot
+from engine.amm.snapshot import MAX_ROWS, Fields, InvalidSnapshot
 
 CPMM = {
     "vault_0": "5",
@@ -70,3 +70,11 @@ def test_something_else_is_no_pool(kind: str) -> None:
     for nothing in ({}, {"kind": kind}):
         with pytest.raises(InvalidSnapshot):
             KINDS[kind].load(nothing)
+
+
+def test_more_rows_than_any_pool_has_are_not_read() -> None:
+    rows = [[tick, 0] for tick in range(MAX_ROWS + 1)]
+
+    assert len(Fields({"ticks": rows[:-1]}).rows("ticks", (0, MAX_ROWS), (0, 0))) == MAX_ROWS
+    with pytest.raises(InvalidSnapshot, match=rf"^ticks: {MAX_ROWS + 1} rows are more than "):
+        Fields({"ticks": rows}).rows("ticks", (0, MAX_ROWS), (0, 0))
