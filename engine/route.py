@@ -103,16 +103,6 @@ class Candidate(msgspec.Struct, frozen=True):
         """What is left after pool fees and network cost."""
         return self.route.quoted_amount_out - self.network_cost
 
-    def by(self, route: Route) -> Candidate:
-        """The same way, by a route with its floors."""
-        return Candidate(
-            route,
-            self.price_impact_ppm,
-            self.network_fee_lamports,
-            self.network_cost,
-            self.score_ppm,
-        )
-
 
 class VenueScore(msgspec.Struct, frozen=True):
     """What a venue's attempts of late came to; only those that ended are counted."""

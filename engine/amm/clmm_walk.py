@@ -90,7 +90,7 @@ class Walk:
             self._aim()
 
     def _aim(self) -> None:
-        if not self.ended:
+        if 0 <= self.at < len(self.ticks):
             self.tick_price = sqrt_price_at(self.ticks[self.at][0])
             self.target = (max if self.down else min)(self.tick_price, self.limit)
 

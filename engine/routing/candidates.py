@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import Final
 
 from engine import network_cost
@@ -25,7 +26,6 @@ DEFAULT_KIND: Final = {"raydium": "raydium_cpmm", "meteora": "meteora_dlmm"}
 # A lamport is worth what this many yield: a pool of dust may show any price.
 WORTH_LAMPORTS: Final = 10_000_000
 LIGHTEST: Final = min(network_cost.WEIGHTS, key=lambda k: network_cost.WEIGHTS[k].compute_units)
-FEE_OF_ONE: Final = {kind: network_cost.fee_lamports((kind,)) for kind in network_cost.WEIGHTS}
 # Of two legs, the least.
 LEAST_FEE: Final = network_cost.fee_lamports((LIGHTEST, LIGHTEST))
 
@@ -57,11 +57,14 @@ class Candidates:
 
     def _best_of(self, offers: Sequence[Offer]) -> dict[str, tuple[int, Offer]]:
         amount = self._request.amount_in
-        costs = {kind: self._cost(fee) for kind, fee in FEE_OF_ONE.items()}
+        costs: dict[str, int] = {}
         best: dict[str, tuple[int, Offer]] = {}
         for offer in offers:
             pool = offer.pool
-            cost, found = costs[pool.kind], best.get(pool.venue)
+            cost = costs.get(pool.kind)
+            if cost is None:
+                cost = costs[pool.kind] = self._cost(_fee_lamports((pool.kind,)))
+            found = best.get(pool.venue)
             beaten = -cost if found is None else found[0]
             # The price tells of most pools that they need not be asked.
             if (amount * offer.price >> 64) - cost > beaten:
@@ -155,8 +158,8 @@ class Candidates:
         single = None if first is None else first[1]
 
         def others(above: int) -> list[Path]:
-            offers = self._offers
-            beside = [direct(o) for o in offers if o.price > above and o is not single]
+            better = takewhile(lambda offer: offer.price > above, self._offers)
+            beside = [direct(offer) for offer in better if offer is not single]
             mints = request.token_in, request.token_out
             return beside + hops(self._market, *mints, rules, request.venues, above)
 
@@ -218,6 +221,8 @@ class Candidates:
     def _score(self, venues: Sequence[str]) -> int:
         """What the past of venues, one after the other, says; bounded."""
         scores = self._scores
+        if not scores:
+            return 0
         total = sum(scores[venue].score_ppm for venue in venues if venue in scores)
         return max(-MAX_SCORE_PPM, min(MAX_SCORE_PPM, total))
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from msgspec.structs import replace
+
 from engine.amm.fixed_point import ceil_div
 from engine.failures import Failure
 from engine.fractions import PPM
@@ -88,7 +90,7 @@ def choose(
     route = _with_floors(winner.route, request.token_out, floor)
     others = [each for each in ranked if each is not winner]
     why = reasons.why(winner, others, cost_is_known=ways.cost_is_known or not market.pools)
-    candidates = (winner.by(route), *others[: MAX_CANDIDATES - 1])
+    candidates = (replace(winner, route=route), *others[: MAX_CANDIDATES - 1])
     return RouteDecision(asked, why, route, floor, candidates, past)
 
 
