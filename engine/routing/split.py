@@ -144,20 +144,23 @@ def _improve(curves: Sequence[Curve], shares: list[int], step: int, until: int) 
     paid = [curve(share) for curve, share in zip(curves, shares, strict=True)]
     pairs = list(permutations(range(len(curves)), 2))
     while step > until and pairs:
+        more = [curve(share + step) for curve, share in zip(curves, shares, strict=True)]
+        less = [
+            curve(share - step) if share >= step else NEVER
+            for curve, share in zip(curves, shares, strict=True)
+        ]
         for _ in range(MOVES):
-            more = [curve(share + step) for curve, share in zip(curves, shares, strict=True)]
-            less = [
-                curve(share - step) if share >= step else NEVER
-                for curve, share in zip(curves, shares, strict=True)
-            ]
-            gain, taker, giver = max(
+            gain, to, of = max(
                 (more[to] - paid[to] + less[of] - paid[of], to, of) for to, of in pairs
             )
             if gain <= 0:
                 break
-            shares[taker] += step
-            shares[giver] -= step
-            paid[taker], paid[giver] = more[taker], less[giver]
+            shares[to] += step
+            shares[of] -= step
+            # A step back is where they were, so only the next one has to be asked for.
+            less[to], paid[to], more[to] = paid[to], more[to], curves[to](shares[to] + step)
+            more[of], paid[of] = paid[of], less[of]
+            less[of] = curves[of](shares[of] - step) if shares[of] >= step else NEVER
         step //= 2
 
 
