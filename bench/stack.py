@@ -43,6 +43,7 @@ SERVICES: Final[Mapping[str, str]] = {
     "CONCURRENCY": "256",
     "ORDERS_PER_MINUTE": "0",
     "MAX_STREAMS": "0",
+    "ROUTES_PER_SECOND": "0",
 }
 
 STATUSES: Final = """

@@ -152,7 +152,8 @@ class TradingHalted(RequestError):
 
 
 class RateLimited(RequestError):
-    """The account placed as many orders as it may for now; accepts again after so long."""
+    """The account placed as many orders, or asked for as many routes, as it may for now; accepts
+    again after so long."""
 
     reason = Reason.RATE_LIMITED
 

@@ -26,6 +26,7 @@ from gateway.announcements import Announcements
 from gateway.guard import Guard, unsafe_reason
 from gateway.keyring import Keyring
 from gateway.log_watch import LogTail
+from gateway.route_pace import RoutePace
 from gateway.routes import Routes
 from gateway.service import OrderService
 from gateway.settings import Settings
@@ -72,7 +73,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             max_slot_lag=settings.max_slot_lag,
             max_pool_share_bps=settings.max_pool_share_bps,
         )
-        routes = Routes(quoter)
+        routes = Routes(quoter, RoutePace(settings.routes_per_second))
         switch = TradingSwitch(store)
         accounts = Accounts(
             store,

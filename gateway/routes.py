@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -12,25 +13,34 @@ from engine.order import DEFAULT_SLIPPAGE_BPS, OrderRequest
 from engine.quoting import Quoter
 from engine.route import ImpactPoint, RouteDecision
 from engine.routing import NoOffer
-from gateway.curve import curve
+from gateway.curve import FACTORS, curve
+from gateway.route_pace import RoutePace
+
+ROUTES_WITH_CURVE: Final = 1 + len(FACTORS)
 
 
 class Routes:
-    """Decides on behalf of clients who only want to know."""
+    """Decides on behalf of clients who only want to know, each account at its pace."""
 
-    def __init__(self, quoter: Quoter) -> None:
+    def __init__(self, quoter: Quoter, pace: RoutePace) -> None:
         self._quoter = quoter
+        self._pace = pace
 
     async def preview(
-        self, wanted: OrderRequest, max_price_impact_bps: int | None
+        self, account: str, wanted: OrderRequest, max_price_impact_bps: int | None
     ) -> RouteDecision:
-        """What the router would decide now; raises NoRoute when it could never choose any."""
+        """What the router would decide now.
+
+        Raises RateLimited, and NoRoute when it could never choose any.
+        """
+        self._pace.take(account, 1)
         return _decision(await self._quoter.decide(wanted, None, max_price_impact_bps))
 
     async def preview_with_curve(
-        self, wanted: OrderRequest, max_price_impact_bps: int | None
+        self, account: str, wanted: OrderRequest, max_price_impact_bps: int | None
     ) -> tuple[RouteDecision, list[ImpactPoint]]:
         """As `preview`, and what other amounts would yield, whatever their impact."""
+        self._pace.take(account, ROUTES_WITH_CURVE)
         given = wanted.slippage_bps
         slippage = DEFAULT_SLIPPAGE_BPS if given is None else given
 

@@ -201,8 +201,9 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self, request: pb.PreviewOrderRequest, context: Any
     ) -> pb.PreviewOrderResponse:
         wanted = requests.preview(request, self._store.tokens, self._venues)
+        account = caller().account
         decision, points = await self._routes.preview_with_curve(
-            wanted, self._accounts.limits(caller().account).max_price_impact_bps
+            account, wanted, self._accounts.limits(account).max_price_impact_bps
         )
         tokens = self._store.tokens
         return pb.PreviewOrderResponse(

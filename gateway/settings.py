@@ -40,6 +40,12 @@ class Settings(RoutingSettings, NatsSettings, PeerSettings, ServingSettings):
     max_streams: int = Field(
         1_000, ge=0, description="how many streams an account may have open here; 0: any number"
     )
+    routes_per_second: float = Field(
+        100,
+        ge=0,
+        description="how many routes an account may have chosen here for no order: validate_only "
+        "takes one, a preview ten; 0: any number",
+    )
     drain_seconds: float = Field(
         5, ge=0, le=60, description="how long running calls have when the gateway stops"
     )

@@ -230,6 +230,27 @@ async def test_only_so_many_streams_are_open_at_once(dsn: str, nats: Nats) -> No
         await eventually(has_room)
 
 
+async def test_previews_have_a_pace_and_are_told_when_there_is_room_again(
+    dsn: str, nats: Nats
+) -> None:
+    preview = pb.PreviewOrderRequest(token_in="SOL", token_out="USDC", amount_in="1.5")
+    async with (
+        venues(raydium=pays(225_000_000)) as addresses,
+        running(dsn, nats.url, venues=addresses, routes_per_second=0.01) as gateway,
+    ):
+        assert (await gateway.client.PreviewOrder(preview)).route.venue == "raydium"
+        told = wait(await refusal(gateway.client.PreviewOrder(preview)))
+        one = wait(await refusal(gateway.client.SubmitOrder(swap(validate_only=True))))
+        # Ten routes to pay off, a route each hundred seconds.
+        assert timedelta(seconds=980) < told <= timedelta(seconds=1000)
+        assert one <= told
+        assert accepted(await answers(gateway, [swap()])) != []
+
+        key = admin_pb2.CreateKeyRequest(account="other", role=admin_pb2.ROLE_VIEWER)
+        other = gateway.called_with((await gateway.admin.CreateKey(key)).secret)
+        assert (await other.client.PreviewOrder(preview)).route.venue == "raydium"
+
+
 async def test_tokens_and_amounts_beyond_an_accounts_limits_are_refused_by_name(
     gateway: Gateway,
 ) -> None:
