@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -22,8 +22,10 @@ from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 from nats.protocol.parser import PERMISSIONS_ERR
 
+from engine.certificates import Files
 from engine.errors import StartupError
 from engine.nats_credentials import Credentials
+from engine.nats_tls import NatsTls
 
 logger = structlog.get_logger()
 
@@ -189,17 +191,17 @@ async def _replicate(stream: JetStreamContext) -> None:
 
 @asynccontextmanager
 async def open_bus(
-    url: str, name: str, *, ca_file: Path | None = None, creds_file: Path | None = None
+    url: str, name: str, *, tls: Files | None = None, creds_file: Path | None = None
 ) -> AsyncIterator[Bus]:
     """A bus that connects in the background, so that a service starts without NATS too.
 
-    Both files are read again with every connection. Raises StartupError when `url` is no address
+    All files are read again with every connection. Raises StartupError when `url` is no address
     at all, or a file is no use.
     """
     bus = Bus()
     options: dict[str, Any] = {}
-    if ca_file is not None:
-        options["tls"] = _Trust(ca_file)
+    if tls:
+        options["tls"] = NatsTls(tls)
     if creds_file is not None:
         credentials = Credentials(creds_file)
         options |= {"user_jwt_cb": credentials.jwt, "signature_cb": credentials.sign}
@@ -230,30 +232,6 @@ def _servers(url: str) -> list[str]:
         if not right:  # not repeated: it may hold a password
             raise StartupError("NATS_URL must be nats://HOST:PORT[,nats://HOST:PORT…]")
     return servers
-
-
-class _Trust(ssl.SSLContext):
-    """A client's TLS context that trusts, at every connection, what its CA file then holds."""
-
-    _ca_file: Path
-
-    def __new__(cls, ca_file: Path) -> Self:
-        trust = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
-        trust._ca_file = ca_file
-        try:
-            trust.load_verify_locations(ca_file)
-        except (ssl.SSLError, OSError):
-            raise StartupError(
-                f"NATS_CA_FILE: {ca_file} must hold PEM certificates of CAs"
-            ) from None
-        return trust
-
-    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
-        try:
-            newest = ssl.create_default_context(cafile=self._ca_file)
-        except (ssl.SSLError, OSError):  # being replaced: what was trusted stays so
-            return super().wrap_bio(*arguments, **options)
-        return newest.wrap_bio(*arguments, **options)
 
 
 class _Client(Client):

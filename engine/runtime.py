@@ -193,7 +193,15 @@ class NatsSettings(ServiceSettings):
     nats_ca_file: Path | None = Field(
         None, description="PEM CAs that the NATS servers' certificates must be from; implies TLS"
     )
+    nats_certificate_file: Path | None = Field(
+        None, description="a PEM certificate to show to NATS; implies TLS"
+    )
+    nats_key_file: Path | None = Field(None, description="the PEM key of nats_certificate_file")
     nats_creds_file: Path | None = Field(None, description="a NATS credentials file (.creds)")
+
+    @property
+    def nats_tls(self) -> Files:
+        return Files(self.nats_certificate_file, self.nats_key_file, self.nats_ca_file)
 
 
 _HOST: Final = r"(?:[^@/?#:,\[\]]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?"

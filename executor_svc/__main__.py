@@ -28,7 +28,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         open_bus(
             settings.nats_url.get_secret_value(),
             "executor",
-            ca_file=settings.nats_ca_file,
+            tls=settings.nats_tls,
             creds_file=settings.nats_creds_file,
         ) as bus,
         open_venues(settings.venues, settings.peer_tls, settings.venue_calls_per_second) as venues,

@@ -48,7 +48,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         open_bus(
             settings.nats_url.get_secret_value(),
             "gateway",
-            ca_file=settings.nats_ca_file,
+            tls=settings.nats_tls,
             creds_file=settings.nats_creds_file,
         ) as bus,
         open_venues(settings.venues, settings.peer_tls) as venues,

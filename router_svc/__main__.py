@@ -26,7 +26,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         open_bus(
             settings.nats_url.get_secret_value(),
             "router",
-            ca_file=settings.nats_ca_file,
+            tls=settings.nats_tls,
             creds_file=settings.nats_creds_file,
         ) as bus,
         open_venues(settings.venues, settings.peer_tls) as venues,

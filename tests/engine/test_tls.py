@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from engine import store, tls
-from engine.bus import open_bus
+from engine.bus import Bus, open_bus
 from engine.certificates import Files, read
 from engine.channel import open_channel
 from engine.errors import StartupError
@@ -280,7 +280,7 @@ async def test_a_nats_that_is_not_trusted_is_told_of_until_its_ca_is_trusted(
     trusted = Path(shutil.copy(stranger.ca_file, stranger.ca_file.with_name("trusted.pem")))
     connected = asyncio.Event()
     with capture_logs() as logs:
-        async with open_bus(url, "test", ca_file=trusted) as bus:
+        async with open_bus(url, "test", tls=Files(ca_file=trusted)) as bus:
             bus.on_connect(connected.set)
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while not any(line.get("reason") for line in logs):  # noqa: ASYNC110
@@ -295,33 +295,81 @@ async def test_a_nats_that_is_not_trusted_is_told_of_until_its_ca_is_trusted(
     assert "swordfish" not in str(logs)
 
 
-async def test_a_nats_that_wants_a_certificate_of_ours_is_told_of(
-    ca: Authority, tmp_path: Path
-) -> None:
+@pytest.fixture
+async def verifying(ca: Authority, tmp_path: Path) -> AsyncIterator[Nats]:
+    """A nats-server that lets nobody in without a certificate from our CA."""
     files = ca.signs("nats")
     options = ["--tlsverify", "--tlscacert", str(ca.ca_file)]
     options += ["--tlscert", str(files.certificate_file), "--tlskey", str(files.key_file)]
     server = Nats(tmp_path / "nats", options=options)
     await asyncio.to_thread(server.start)
-    try:
-        with capture_logs() as logs:
-            async with open_bus(server.url, "test", ca_file=ca.ca_file) as bus:
-                async with asyncio.timeout(PATIENCE_SECONDS):
-                    while not any(line.get("reason") for line in logs):  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-                assert not bus.connected
-    finally:
-        await asyncio.to_thread(server.stop)
-
-    reasons = {line["reason"] for line in logs if line["event"] == "nats connection refused"}
-    assert reasons == {"TLSV13_ALERT_CERTIFICATE_REQUIRED"}
+    yield server
+    await asyncio.to_thread(server.stop)
 
 
-async def test_nats_files_that_are_no_use_are_named(tmp_path: Path) -> None:
+async def test_the_gateway_shows_its_certificate_to_a_nats_that_wants_one(
+    dsn: str, ca: Authority, verifying: Nats
+) -> None:
+    client = ca.signs("client")
+    facts = {
+        "NATS_CA_FILE": str(client.ca_file),
+        "NATS_CERTIFICATE_FILE": str(client.certificate_file),
+        "NATS_KEY_FILE": str(client.key_file),
+    }
+    async with gateway(dsn, verifying.url, ca.signs("server"), **facts) as started:
+        assert await started.told("nats connected")
+
+
+@asynccontextmanager
+async def refused_by(server: Nats, tls: Files) -> AsyncIterator[tuple[Bus, str]]:
+    """A bus that this server does not let in, and the reason that is told."""
+    with capture_logs() as logs:
+        async with open_bus(server.url, "test", tls=tls) as bus:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not any(line.get("reason") for line in logs):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert not bus.connected
+            [told] = [line for line in logs if line.get("reason")]
+            assert told["event"] == "nats connection refused"
+            yield bus, told["reason"]
+
+
+async def test_a_nats_that_does_not_like_what_we_show_is_told_of(
+    ca: Authority, stranger: Authority, verifying: Nats
+) -> None:
+    shown = {
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED": Files(ca_file=ca.ca_file),
+        "TLSV1_ALERT_UNKNOWN_CA": replace(stranger.signs("foreign"), ca_file=ca.ca_file),
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED": ca.signs("expired", expired=True),
+    }
+    for reason, files in shown.items():
+        async with refused_by(verifying, files) as (_, told):
+            assert told == reason
+
+
+async def test_a_certificate_for_nats_is_renewed_by_replacing_its_files(
+    ca: Authority, verifying: Nats
+) -> None:
+    connected = asyncio.Event()
+    async with refused_by(verifying, ca.signs("client", expired=True)) as (bus, _):
+        bus.on_connect(connected.set)
+        ca.signs("client")
+        await asyncio.wait_for(connected.wait(), PATIENCE_SECONDS)
+
+
+async def test_nats_files_that_are_no_use_are_named(ca: Authority, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
-    with pytest.raises(StartupError, match=r"NATS_CA_FILE: .*nowhere"):
-        async with open_bus(f"nats://{HOST}:1", "test", ca_file=nowhere):
-            pass
+    good, other = ca.signs("good"), ca.signs("other")
+    for files, named in (
+        (Files(ca_file=nowhere), r"NATS_CA_FILE: .*nowhere"),
+        (replace(good, certificate_file=None), r"NATS_CERTIFICATE_FILE and NATS_KEY_FILE"),
+        (replace(good, key_file=None), r"NATS_CERTIFICATE_FILE and NATS_KEY_FILE"),
+        (replace(good, key_file=nowhere), r"NATS_CERTIFICATE_FILE, .*good\.pem and .*nowhere"),
+        (replace(good, key_file=other.key_file), r"its own PEM key"),
+    ):
+        with pytest.raises(StartupError, match=named):
+            async with open_bus(f"nats://{HOST}:1", "test", tls=files):
+                pass
     with pytest.raises(StartupError, match=r"NATS_CREDS_FILE: .*nowhere"):
         async with open_bus(f"nats://{HOST}:1", "test", creds_file=nowhere):
             pass
