@@ -12,9 +12,9 @@ from engine.trading import Setting, TradingState, TradingSwitch
 from engine.v1 import admin_pb2 as pb
 from engine.v1 import admin_pb2_grpc
 from gateway import requests
+from gateway.fields import Fields, shown
 from gateway.guard import Guard, caller
 from gateway.keyring import ACCOUNT, KEY_ID, MAX_NOTE_CHARACTERS, Key, Keyring, Role
-from gateway.requests import Fields
 
 STATES: Final = {
     pb.TRADING_STATE_ACTIVE: TradingState.ACTIVE,
@@ -69,18 +69,18 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             _check_account(fields, request.account)
         fields.check()
         keys = await self._keyring.list(request.account or None, after, page.size + 1)
-        shown = keys[: page.size]
+        listed = keys[: page.size]
         return pb.ListKeysResponse(
-            keys=[_key(key) for key in shown],
+            keys=[_key(key) for key in listed],
             next_page_token=(
-                requests.page_token(shown[-1].number) if len(keys) > len(shown) else ""
+                requests.page_token(listed[-1].number) if len(keys) > len(listed) else ""
             ),
         )
 
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Any) -> pb.RevokeKeyResponse:
         fields = Fields()
         if not KEY_ID.fullmatch(request.key_id):
-            fields.wrong("key_id", f"{requests.shown(request.key_id)} is none: see ListKeys")
+            fields.wrong("key_id", f"{shown(request.key_id)} is none: see ListKeys")
         fields.check()
         key = await self._keyring.revoke(request.key_id)
         await self._guard.refresh()
@@ -190,7 +190,7 @@ def _check_text(fields: Fields, field: str, text: str) -> None:
 
 def _check_account(fields: Fields, account: str) -> None:
     if not ACCOUNT.fullmatch(account):
-        fields.wrong("account", f"{requests.shown(account)} must be 1 to 64 of [A-Za-z0-9_.:-]")
+        fields.wrong("account", f"{shown(account)} must be 1 to 64 of [A-Za-z0-9_.:-]")
 
 
 def _key(key: Key) -> pb.Key:

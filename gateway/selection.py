@@ -11,7 +11,7 @@ from engine.event_log import Place
 from engine.route import JOINED
 from engine.token import Tokens
 from engine.v1 import orders_pb2 as pb
-from gateway.requests import Fields
+from gateway.fields import Fields
 
 
 @dataclass(frozen=True, slots=True)
