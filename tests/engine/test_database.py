@@ -90,17 +90,6 @@ def _pass_on(inside: ssl.SSLSocket, server: socket.socket) -> None:
             (server if end is inside else inside).sendall(chunk)
 
 
-@pytest.fixture
-def ca(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
-
-
-@pytest.fixture
-def stranger(tmp_path: Path) -> Authority:
-    """A CA that nobody here trusts."""
-    return Authority(tmp_path, "stranger")
-
-
 @contextmanager
 def door(dsn: str, files: Files) -> Iterator[Door]:
     """A door in front of the test's schema."""

@@ -34,17 +34,6 @@ ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 30
 
 
-@pytest.fixture
-def ca(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
-
-
-@pytest.fixture
-def stranger(tmp_path: Path) -> Authority:
-    """A CA that nobody here trusts."""
-    return Authority(tmp_path, "stranger")
-
-
 async def ask(channel: grpc.aio.Channel) -> grpc.StatusCode:
     """The code of a health check."""
     try:
@@ -254,15 +243,33 @@ async def test_the_gateway_serves_oee_over_mtls_and_tells_of_whom_it_refused(
 # ── NATS ──────────────────────────────────────────────────────────────────────────────────────
 
 
+@asynccontextmanager
+async def tls_nats(ca: Authority, directory: Path, *options: str) -> AsyncIterator[Nats]:
+    """A nats-server with a certificate of this CA."""
+    files = ca.signs("nats")
+    certificate = ["--tlscert", str(files.certificate_file), "--tlskey", str(files.key_file)]
+    server = Nats(directory, options=[*certificate, *options])
+    await asyncio.to_thread(server.start)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
 @pytest.fixture
 async def secured(ca: Authority, tmp_path: Path) -> AsyncIterator[Nats]:
     """A nats-server that speaks TLS only and asks for a password."""
-    files = ca.signs("nats")
-    options = ["--tls", "--tlscert", str(files.certificate_file), "--tlskey", str(files.key_file)]
-    server = Nats(tmp_path / "nats", options=[*options, "--user", "engine", "--pass", "swordfish"])
-    await asyncio.to_thread(server.start)
-    yield server
-    await asyncio.to_thread(server.stop)
+    password = "--user", "engine", "--pass", "swordfish"
+    async with tls_nats(ca, tmp_path / "nats", "--tls", *password) as server:
+        yield server
+
+
+@pytest.fixture
+async def verifying(ca: Authority, tmp_path: Path) -> AsyncIterator[Nats]:
+    """A nats-server that lets nobody in without a certificate from our CA."""
+    verify = "--tlsverify", "--tlscacert", str(ca.ca_file)
+    async with tls_nats(ca, tmp_path / "nats", *verify) as server:
+        yield server
 
 
 async def test_the_gateway_reaches_nats_over_tls_with_user_and_password(
@@ -293,18 +300,6 @@ async def test_a_nats_that_is_not_trusted_is_told_of_until_its_ca_is_trusted(
     assert told["error"] == "SSLCertVerificationError"
     assert told["reason"] == "unable to get local issuer certificate"
     assert "swordfish" not in str(logs)
-
-
-@pytest.fixture
-async def verifying(ca: Authority, tmp_path: Path) -> AsyncIterator[Nats]:
-    """A nats-server that lets nobody in without a certificate from our CA."""
-    files = ca.signs("nats")
-    options = ["--tlsverify", "--tlscacert", str(ca.ca_file)]
-    options += ["--tlscert", str(files.certificate_file), "--tlskey", str(files.key_file)]
-    server = Nats(tmp_path / "nats", options=options)
-    await asyncio.to_thread(server.start)
-    yield server
-    await asyncio.to_thread(server.stop)
 
 
 async def test_the_gateway_shows_its_certificate_to_a_nats_that_wants_one(
