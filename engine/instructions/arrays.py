@@ -5,8 +5,8 @@ An array that holds nothing has no account, and none is asked for.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +34,21 @@ class Arrays:
     last: Callable[[Any, bool], int]
 
 
+def _occupied(rows: Sequence[tuple[int, ...]], span: int) -> list[int]:
+    """Which arrays of so many ticks or bins hold these rows, ascending; array 0 begins at 0."""
+    indexes, at = [], 0
+    while at < len(rows):
+        index = rows[at][0] // span
+        indexes.append(index)
+        at = bisect_left(rows, ((index + 1) * span,), at)
+    return indexes
+
+
+def _tick_arrays(state: raydium_clmm.Pool) -> tuple[int, ...]:
+    span = TICKS_AN_ARRAY * state.tick_spacing
+    return tuple([index * span for index in _occupied(state.ticks, span)])
+
+
 def _tick_array_of(tick: int, state: raydium_clmm.Pool) -> int:
     span = TICKS_AN_ARRAY * state.tick_spacing
     return tick // span * span
@@ -49,17 +64,13 @@ def _last_tick_array(state: raydium_clmm.Pool, down: bool) -> int:
 ARRAYS_OF_KIND: Final[Mapping[str, Arrays]] = {
     "raydium_clmm": Arrays(
         address=tick_array,
-        existing=lambda state: tuple(
-            dict.fromkeys([_tick_array_of(tick, state) for tick, _ in state.ticks])
-        ),
+        existing=_tick_arrays,
         first=lambda state: _tick_array_of(state.tick_current, state),
         last=_last_tick_array,
     ),
     "meteora_dlmm": Arrays(
         address=bin_array,
-        existing=lambda state: tuple(
-            dict.fromkeys([bin_id // BINS_AN_ARRAY for bin_id, _, _ in state.bins])
-        ),
+        existing=lambda state: tuple(_occupied(state.bins, BINS_AN_ARRAY)),
         first=lambda state: state.active_id // BINS_AN_ARRAY,
         last=lambda state, down: state.active_id // BINS_AN_ARRAY,
     ),
@@ -74,9 +85,8 @@ def needed_arrays(kind: str, before: Any, after: Any, zero_for_one: bool) -> tup
     arrays = ARRAYS_OF_KIND.get(kind)
     if arrays is None:
         return ()
-    last = arrays.last(after, zero_for_one)
     ahead = _ahead(arrays, before, zero_for_one)
-    return tuple([each for each in ahead if (each >= last if zero_for_one else each <= last)])
+    return ahead[: _needed(arrays, ahead, after, zero_for_one)]
 
 
 def named_arrays(kind: str, before: Any, after: Any | None, zero_for_one: bool) -> tuple[int, ...]:
@@ -88,14 +98,20 @@ def named_arrays(kind: str, before: Any, after: Any | None, zero_for_one: bool) 
     arrays = ARRAYS_OF_KIND.get(kind)
     if arrays is None:
         return ()
-    ahead = _ahead(arrays, before, zero_for_one)[:MAX_ARRAYS]
-    if after is None:
-        return ahead
-    return ahead[: len(needed_arrays(kind, before, after, zero_for_one)) + 1]
+    ahead = _ahead(arrays, before, zero_for_one)
+    if after is not None:
+        ahead = ahead[: _needed(arrays, ahead, after, zero_for_one) + 1]
+    return ahead[:MAX_ARRAYS]
 
 
 def _ahead(arrays: Arrays, state: Any, down: bool) -> tuple[int, ...]:
-    first = arrays.first(state)
+    existing, first = arrays.existing(state), arrays.first(state)
     if down:
-        return tuple([each for each in reversed(arrays.existing(state)) if each <= first])
-    return tuple([each for each in arrays.existing(state) if each >= first])
+        return existing[: bisect_right(existing, first)][::-1]
+    return existing[bisect_left(existing, first) :]
+
+
+def _needed(arrays: Arrays, ahead: Sequence[int], after: Any, down: bool) -> int:
+    """How many of the arrays ahead a swap that ends in this state asks for."""
+    last = arrays.last(after, down)
+    return sum([each >= last if down else each <= last for each in ahead])
