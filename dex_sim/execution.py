@@ -10,7 +10,7 @@ from typing import Final
 from solders.pubkey import Pubkey
 
 from dex_sim.pool import Pool, Unfillable
-from dex_sim.program import further_units, require_arrays, swap_of
+from dex_sim.program import further_units, parties_called, require_arrays, swap_of
 from dex_sim.transaction import Failure, Message, Reason, Refused, Swap, SwapCall, Transaction
 
 # Everybody whom only the simulator knows, as one owner: the other side of what is not a swap.
@@ -183,15 +183,16 @@ def undone(outcomes: Iterable[Outcome], wallet: str) -> dict[str, int]:
 
 def _swap(call: SwapCall, accounts: Accounts, now: int, yields: Yield, meter: Meter) -> Fill:
     pool = accounts.pool(call.pool)
-    swap = swap_of(call, pool)
+    parties = parties_called(call, pool)
     assert pool is not None
+    swap = swap_of(call, pool.facts, parties)
     if accounts.balance(swap.wallet, swap.mint_in) < swap.amount_in:
         raise Refused(Reason.INSUFFICIENT_FUNDS, "the token account holds too little")
     try:
         offer = pool.offer(swap.mint_in, swap.amount_in, now)
     except Unfillable as unfillable:
         raise Refused(Reason.PROGRAM_FAILED, str(unfillable)) from None
-    require_arrays(call, swap, pool, offer.pool)
+    require_arrays(parties, pool, offer.pool)
     meter.spend(further_units(pool, offer.pool))
     amount_out = yields(swap, offer.amount_out)
     if amount_out < max(swap.min_amount_out, 1):

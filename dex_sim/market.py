@@ -10,7 +10,7 @@ from solders.pubkey import Pubkey
 
 from dex_sim import liquidity
 from dex_sim.liquidity import CLMM_TIERS, CPMM_TIERS, Liquidity
-from dex_sim.pool import Pool
+from dex_sim.pool import Facts, Pool
 from engine import mints
 from engine.fractions import PPM
 from engine.instructions.raydium import amm_v4_pool
@@ -120,19 +120,16 @@ def _opening_pool(
     address, amm_market = Pubkey(sha256(seed).digest()), ""
     if kind == "raydium_amm_v4":
         amm_market, address = str(address), amm_v4_pool(address)
-    state, reserve_a, reserve_b = _liquidity(kind, number, amount_a, amount_b)
-    return Pool(
+    facts = Facts(
         address=str(address),
         venue=venue,
         kind=kind,
         mint_a=a.mint,
         mint_b=b.mint,
-        state=state,
-        reserve_a=reserve_a,
-        reserve_b=reserve_b,
         market=amm_market,
         config=number if kind in ("raydium_cpmm", "raydium_clmm") else 0,
     )
+    return Pool(facts, *_liquidity(kind, number, amount_a, amount_b))
 
 
 def _suiting(kind: str, one: Token, other: Token) -> int:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from engine.amm import meteora_dlmm, raydium_clmm
 from engine.amm.clmm_pool import MAX_RATE
@@ -48,27 +48,58 @@ class Unfillable(Exception):
     """The pool cannot fill this amount: too little or too much would come out."""
 
 
-# Without slots: a state is written down once and then kept.
-@dataclass(frozen=True)
-class Pool:
-    """A pool's address and parties, its state, and what its vaults hold in base units.
-
-    `state` is engine.amm's pool of that kind; mint_a is its token 0, coin, X or A. The reserves
-    hold beside what the state trades with what fees have left there.
-    """
+class Facts(NamedTuple):
+    """What never changes of a pool; mint_a is its token 0, coin, X or A."""
 
     address: str
     venue: str
     kind: str
     mint_a: str
     mint_b: str
-    state: Any
-    reserve_a: int
-    reserve_b: int
     # The account that a raydium_amm_v4 pool's own addresses are derived from.
     market: str = ""
     # The index of a raydium_cpmm or raydium_clmm pool's amm_config.
     config: int = 0
+
+
+# Without slots: a state is written down once and then kept.
+@dataclass(frozen=True)
+class Pool:
+    """A pool's facts, its state, and what its vaults hold in base units.
+
+    `state` is engine.amm's pool of that kind. The reserves hold beside what the state trades with
+    what fees have left there.
+    """
+
+    facts: Facts
+    state: Any
+    reserve_a: int
+    reserve_b: int
+
+    @property
+    def address(self) -> str:
+        """Where it is, in base58."""
+        return self.facts.address
+
+    @property
+    def venue(self) -> str:
+        """Whose program it belongs to."""
+        return self.facts.venue
+
+    @property
+    def kind(self) -> str:
+        """Its kind, one of KINDS."""
+        return self.facts.kind
+
+    @property
+    def mint_a(self) -> str:
+        """Its first token."""
+        return self.facts.mint_a
+
+    @property
+    def mint_b(self) -> str:
+        """Its second token."""
+        return self.facts.mint_b
 
     @cached_property
     def text(self) -> str:
@@ -109,23 +140,11 @@ class Pool:
         if amount_out <= 0:
             raise Unfillable(f"{amount_in} would yield nothing")
         change_a, change_b = (amount_in, -amount_out) if a_to_b else (-amount_out, amount_in)
-        after = Pool(
-            self.address,
-            self.venue,
-            self.kind,
-            self.mint_a,
-            self.mint_b,
-            swap.pool,
-            self.reserve_a + change_a,
-            self.reserve_b + change_b,
-            self.market,
-            self.config,
-        )
+        after = Pool(self.facts, swap.pool, self.reserve_a + change_a, self.reserve_b + change_b)
         return Offer(amount_out, swap, after)
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(NamedTuple):
     """What a swap of some amount yields, in base units, and the pool as it would be after it."""
 
     amount_out: int

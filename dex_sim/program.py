@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from solders.instruction import AccountMeta
 from solders.pubkey import Pubkey
 
-from dex_sim.pool import Pool, Unfillable
+from dex_sim.pool import Facts, Pool, Unfillable
 from dex_sim.transaction import Reason, Refused, Swap, SwapCall
 from engine.instructions.arrays import ARRAYS_OF_KIND, named_arrays, needed_arrays
 from engine.instructions.swap import LAYOUTS, accounts_of
@@ -20,20 +21,21 @@ BIN_UNITS: Final = 5_200
 TICK_UNITS: Final = 20_000
 
 
+@lru_cache(maxsize=1024)
 def parties_of(
-    pool: Pool, wallet: Pubkey, zero_for_one: bool, arrays: tuple[int, ...] = ()
+    facts: Facts, wallet: Pubkey, zero_for_one: bool, arrays: tuple[int, ...] = ()
 ) -> Parties:
-    """The parties of a swap in this pool, which pays its first token or its second."""
-    a, b = Pubkey.from_string(pool.mint_a), Pubkey.from_string(pool.mint_b)
+    """The parties of a swap in the pool of these facts, which pays its first token or second."""
+    a, b = Pubkey.from_string(facts.mint_a), Pubkey.from_string(facts.mint_b)
     return Parties(
-        kind=pool.kind,
-        pool=Pubkey.from_string(pool.address),
+        kind=facts.kind,
+        pool=Pubkey.from_string(facts.address),
         mint_in=a if zero_for_one else b,
         mint_out=b if zero_for_one else a,
         wallet=wallet,
         arrays=arrays,
-        market=Pubkey.from_string(pool.market) if pool.market else None,
-        config=pool.config,
+        market=Pubkey.from_string(facts.market) if facts.market else None,
+        config=facts.config,
         zero_for_one=zero_for_one,
     )
 
@@ -49,35 +51,38 @@ def arrays_to_name(pool: Pool, mint_in: str, amount_in: int, now: int) -> tuple[
     return named_arrays(pool.kind, pool.state, after, mint_in == pool.mint_a)
 
 
-def swap_of(call: SwapCall, pool: Pool | None) -> Swap:
-    """The swap that a call asks of the pool it names.
+def parties_called(call: SwapCall, pool: Pool | None) -> Parties:
+    """Between whom a call asks for a swap, and through which arrays, in the pool it names.
 
     Its direction shows in the token account that pays. Raises Refused unless all accounts are
     those that the pool's facts lead to, with no less privileges.
     """
     if pool is None or pool.kind != call.kind:
         raise _failed("no such pool")
-    zero_for_one = call.pays == token_account(call.wallet, Pubkey.from_string(pool.mint_a))
-    parties = parties_of(pool, call.wallet, zero_for_one, _arrays_named(call, pool))
-    agreed = accounts_of(parties)
-    for place, (account, wanted) in enumerate(zip(call.accounts, agreed, strict=True)):
-        if not _serves(account, wanted):
-            raise _failed(f"account {place} is not the one the pool asks for")
+    arrays = ARRAYS_OF_KIND.get(call.kind)
+    existing = arrays.existing(pool.state) if arrays else ()
+    return _agreed(call.accounts, pool.facts, existing)
+
+
+def swap_of(call: SwapCall, facts: Facts, parties: Parties) -> Swap:
+    """The swap that a call asks for."""
+    a, b = facts.mint_a, facts.mint_b
+    mint_in, mint_out = (a, b) if parties.zero_for_one else (b, a)
     return Swap(
-        venue=pool.venue,
-        pool=pool.address,
-        wallet=str(call.wallet),
-        mint_in=str(parties.mint_in),
-        mint_out=str(parties.mint_out),
+        venue=facts.venue,
+        pool=facts.address,
+        wallet=str(parties.wallet),
+        mint_in=mint_in,
+        mint_out=mint_out,
         amount_in=call.amount_in,
         min_amount_out=call.min_amount_out,
     )
 
 
-def require_arrays(call: SwapCall, swap: Swap, before: Pool, after: Pool) -> None:
+def require_arrays(parties: Parties, before: Pool, after: Pool) -> None:
     """Refuse a swap that goes through an array which its call does not name."""
-    needed = needed_arrays(call.kind, before.state, after.state, swap.mint_in == before.mint_a)
-    missing = set(needed).difference(_arrays_named(call, before))
+    needed = needed_arrays(parties.kind, before.state, after.state, parties.zero_for_one)
+    missing = set(needed).difference(parties.arrays)
     if missing:
         raise _failed(f"the swap goes through arrays that it does not name: {sorted(missing)}")
 
@@ -95,17 +100,32 @@ def further_units(before: Pool, after: Pool) -> int:
     return 0
 
 
-def _arrays_named(call: SwapCall, pool: Pool) -> tuple[int, ...]:
-    named = call.accounts[LAYOUTS[call.kind].fixed :]
-    if not named:
+# A wallet's swaps in a pool name the same accounts, and those are dear to compare one by one.
+@lru_cache(maxsize=1024)
+def _agreed(accounts: tuple[AccountMeta, ...], facts: Facts, existing: tuple[int, ...]) -> Parties:
+    layout = LAYOUTS[facts.kind]
+    wallet, pays = accounts[layout.wallet].pubkey, accounts[layout.pays].pubkey
+    zero_for_one = pays == token_account(wallet, Pubkey.from_string(facts.mint_a))
+    named = _arrays_named(accounts[layout.fixed :], facts, existing)
+    parties = parties_of(facts, wallet, zero_for_one, named)
+    for place, (account, wanted) in enumerate(zip(accounts, accounts_of(parties), strict=True)):
+        if not _serves(account, wanted):
+            raise _failed(f"account {place} is not the one the pool asks for")
+    return parties
+
+
+def _arrays_named(
+    accounts: tuple[AccountMeta, ...], facts: Facts, existing: tuple[int, ...]
+) -> tuple[int, ...]:
+    if not accounts:
         return ()
-    arrays = ARRAYS_OF_KIND.get(call.kind)
+    arrays = ARRAYS_OF_KIND.get(facts.kind)
     if arrays is None:
         raise _failed("the swap names more accounts than its program takes")
-    address = Pubkey.from_string(pool.address)
-    known = {arrays.address(address, each): each for each in arrays.existing(pool.state)}
+    pool = Pubkey.from_string(facts.address)
+    known = {arrays.address(pool, each): each for each in existing}
     try:
-        return tuple([known[account.pubkey] for account in named])
+        return tuple([known[account.pubkey] for account in accounts])
     except KeyError:
         raise _failed("the swap names an array that the pool does not have") from None
 

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from solders.instruction import AccountMeta
 from solders.message import MessageV0
@@ -67,18 +67,14 @@ class Refused(Exception):
         self.failure = Failure(reason, message)
 
 
-@dataclass(frozen=True, slots=True)
-class SwapCall:
+class SwapCall(NamedTuple):
     """One swap instruction as its program gets it; amounts in base units."""
 
     kind: str
     pool: str
-    wallet: Pubkey
-    pays: Pubkey
-    receives: Pubkey
+    accounts: tuple[AccountMeta, ...]
     amount_in: int
     min_amount_out: int
-    accounts: tuple[AccountMeta, ...]
 
     @property
     def venue(self) -> str:
@@ -86,8 +82,7 @@ class SwapCall:
         return VENUE_OF_KIND[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
-class Swap:
+class Swap(NamedTuple):
     """What a swap instruction asks of its pool; addresses in base58, amounts in base units."""
 
     venue: str
@@ -236,10 +231,7 @@ def _swap(call: programs.Call, data: bytes) -> SwapCall:
     return SwapCall(
         kind=kind,
         pool=str(accounts[layout.pool].pubkey),
-        wallet=accounts[layout.wallet].pubkey,
-        pays=accounts[layout.pays].pubkey,
-        receives=accounts[layout.receives].pubkey,
+        accounts=accounts,
         amount_in=amount_in,
         min_amount_out=min_amount_out,
-        accounts=accounts,
     )

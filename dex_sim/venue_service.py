@@ -229,7 +229,7 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
     def _terms(self, pool: Pool, swap: pb.SwapOrder) -> SwapTerms:
         arrays = arrays_to_name(pool, swap.mint_in, swap.amount_in, self._chain.time)
         wallet = Pubkey.from_string(swap.wallet)
-        parties = parties_of(pool, wallet, swap.mint_in == pool.mint_a, arrays)
+        parties = parties_of(pool.facts, wallet, swap.mint_in == pool.mint_a, arrays)
         return SwapTerms(parties, swap.amount_in, swap.min_amount_out)
 
     def _spoilt_swap(self, swap: pb.SwapOrder, terms: SwapTerms) -> pb.BuildSwapResult:

@@ -88,7 +88,7 @@ def terms_of(pool: Pool, amount_in: int, min_amount_out: int = 1) -> SwapTerms:
     """A swap that pays the pool's first token."""
     now = clock_at(1_000)
     arrays = arrays_to_name(pool, pool.mint_a, amount_in, now)
-    return SwapTerms(parties_of(pool, KEY.pubkey(), True, arrays), amount_in, min_amount_out)
+    return SwapTerms(parties_of(pool.facts, KEY.pubkey(), True, arrays), amount_in, min_amount_out)
 
 
 def advance(chain: Chain, blocks: int) -> None:

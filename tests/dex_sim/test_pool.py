@@ -177,4 +177,4 @@ def test_pools_open_at_fixed_addresses_and_agree_about_prices() -> None:
     assert [pool.address for pool in opening_pools()] == [pool.address for pool in POOLS]
     for pool in POOLS:
         assert pool.mint_a != pool.mint_b
-        assert (pool.market != "") is (pool.kind == "raydium_amm_v4")
+        assert (pool.facts.market != "") is (pool.kind == "raydium_amm_v4")

@@ -35,7 +35,7 @@ def terms_of(address: str, wallet: Pubkey, amount_in: int) -> SwapTerms:
     """A swap of SOL for whatever the pool has beside it, as it opens."""
     pool = next(pool for pool in opening_pools() if pool.address == address)
     arrays = arrays_to_name(pool, SOL.mint, amount_in, 0)
-    return SwapTerms(parties_of(pool, wallet, pool.mint_a == SOL.mint, arrays), amount_in, 1)
+    return SwapTerms(parties_of(pool.facts, wallet, pool.mint_a == SOL.mint, arrays), amount_in, 1)
 
 
 @pytest.mark.parametrize("venue", VENUES)
