@@ -18,7 +18,7 @@ from dex_sim import fork, market
 from dex_sim.chance import Chance, Range
 from dex_sim.crowd import Crowd
 from dex_sim.effects import MAX_LAG_SLOTS, Site
-from dex_sim.execution import CROWD, LAMPORTS, Accounts, Outcome, land
+from dex_sim.execution import CROWD, Accounts, Outcome, execute, land, require_fee
 from dex_sim.faults import Faults, Injected, Occasion
 from dex_sim.feed import Feeds
 from dex_sim.ledger import BLOCKHASH_LIFE_BLOCKS, Block, Landed, Ledger, landed_in
@@ -175,11 +175,7 @@ class Chain:
 
         Raises Refused when too many wait already, or when its fee cannot be paid.
         """
-        if (
-            self.accounts.balance(transaction.message.wallet, LAMPORTS)
-            < transaction.message.fee_lamports
-        ):
-            raise Refused(Reason.INSUFFICIENT_FUNDS, "too few lamports for the network fee")
+        require_fee(transaction.message, self.accounts)
         if len(self._mempool) >= MEMPOOL_LIMIT:
             raise Refused(Reason.NODE_UNAVAILABLE, "too many transactions are waiting")
         pending: Pending | None = Pending(transaction)
@@ -195,11 +191,13 @@ class Chain:
         """How a transaction would fail now, if it would; random slippage left out."""
         if not self._may_land(transaction, self.head.height + 1):
             return Failure(Reason.BLOCKHASH_NOT_FOUND, "the blockhash is unknown or expired")
+        message = transaction.message
         try:
-            draft = self.accounts.draft()
-            return land(transaction, draft, self.time, lambda swap, quoted: quoted).failure
+            require_fee(message, self.accounts)
+            execute(message, self.accounts.draft(), self.time, lambda swap, quoted: quoted)
         except Refused as refused:
             return refused.failure
+        return None
 
     def fund(self, wallet: str, mint: str, amount: int) -> int:
         """Give a wallet tokens (or LAMPORTS), at once and for all nodes; its new balance."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from solders.pubkey import Pubkey
 
@@ -60,8 +59,7 @@ class Accounts:
         self.pools.update(draft.pools)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """How one token account changed, in base units."""
 
     owner: str
@@ -70,16 +68,14 @@ class Change:
     after: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fill:
+class Fill(NamedTuple):
     """A swap that happened, and what it really yielded."""
 
     swap: Swap
     amount_out: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a transaction did when it landed.
 
     `changes` are those of the wallets; with the fee they are what can be taken back.
@@ -121,35 +117,47 @@ def land(transaction: Transaction, accounts: Accounts, now: int, yields: Yield) 
     `now` is the chain's clock in unix seconds. Raises Refused when the wallet cannot pay the fee:
     then nothing happens at all.
     """
-    if accounts.balance(transaction.message.wallet, LAMPORTS) < transaction.message.fee_lamports:
-        raise Refused(Reason.INSUFFICIENT_FUNDS, "too few lamports for the network fee")
+    message = transaction.message
+    require_fee(message, accounts)
     draft = accounts.draft()
-    failure = transaction.message.failure
+    failure = None
     fills: tuple[Fill, ...] = ()
-    if failure is None:
-        try:
-            meter = Meter(transaction.message)
-            fills = tuple(
-                [_swap(call, draft, now, yields, meter) for call in transaction.message.swaps]
-            )
-        except Refused as refused:
-            failure, draft = refused.failure, accounts.draft()
+    try:
+        fills = execute(message, draft, now, yields)
+    except Refused as refused:
+        failure, draft = refused.failure, accounts.draft()
     changes = tuple(
-        Change(owner, mint, accounts.balance(owner, mint), after)
-        for (owner, mint), after in draft.balances.items()
-        if owner != CROWD
+        [
+            Change(owner, mint, accounts.balance(owner, mint), after)
+            for (owner, mint), after in draft.balances.items()
+            if owner != CROWD
+        ]
     )
-    draft.add(transaction.message.wallet, LAMPORTS, -transaction.message.fee_lamports)
+    draft.add(message.wallet, LAMPORTS, -message.fee_lamports)
     accounts.adopt(draft)
     return Outcome(
         signature=transaction.signature,
-        wallet=transaction.message.wallet,
+        wallet=message.wallet,
         failure=failure,
-        fee_lamports=transaction.message.fee_lamports,
-        memo=transaction.message.memo,
+        fee_lamports=message.fee_lamports,
+        memo=message.memo,
         changes=changes,
         fills=fills,
     )
+
+
+def require_fee(message: Message, accounts: Accounts) -> None:
+    """Refuse a message whose wallet cannot pay the network fee."""
+    if accounts.balance(message.wallet, LAMPORTS) < message.fee_lamports:
+        raise Refused(Reason.INSUFFICIENT_FUNDS, "too few lamports for the network fee")
+
+
+def execute(message: Message, draft: Accounts, now: int, yields: Yield) -> tuple[Fill, ...]:
+    """Do what the message asks for, its fee aside; Refused, with the draft spoilt, if it fails."""
+    if message.failure is not None:
+        raise Refused(*message.failure)
+    meter = Meter(message)
+    return tuple([_swap(call, draft, now, yields, meter) for call in message.swaps])
 
 
 def take_back(outcome: Outcome, accounts: Accounts) -> bool:

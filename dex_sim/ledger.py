@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from dex_sim.execution import Change, Fill, Outcome
 from dex_sim.pool import Pool
@@ -114,8 +114,7 @@ class Block:
         return self.height + BLOCKHASH_LIFE_BLOCKS
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
+class Landed(NamedTuple):
     """A transaction as history has it."""
 
     slot: int

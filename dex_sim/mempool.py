@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from dex_sim.effects import Site
 from dex_sim.faults import Faults, Occasion, subjects_of_memo
 from dex_sim.transaction import Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """A transaction that waits: from which height it may land, below its floor if it slips.
 
     One that repeats goes on waiting after it landed, until its blockhash is too old.
@@ -46,11 +45,11 @@ def taken(
         elif injected.effect == "hold":
             blocks = injected.fault.hold.blocks
             wanted = next_height + blocks if blocks else last_height
-            pending = replace(pending, from_height=min(wanted, last_height))
+            pending = pending._replace(from_height=min(wanted, last_height))
         elif injected.effect == "slip":
-            pending = replace(pending, slips=True)
+            pending = pending._replace(slips=True)
         else:
-            pending = replace(pending, repeats=True)
+            pending = pending._replace(repeats=True)
     return None if lost else pending
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -91,13 +93,16 @@ def further_units(before: Pool, after: Pool) -> int:
     """The compute units that a swap takes because it did not stay where it was."""
     if before.kind == "meteora_dlmm":
         low, high = sorted((before.state.active_id, after.state.active_id))
-        bins = [row for row in before.state.bins if low <= row[0] <= high]
-        return BIN_UNITS * max(0, len(bins) - 1)
+        return BIN_UNITS * max(0, _count(before.state.bins, low, high) - 1)
     if before.kind == "raydium_clmm":
         low, high = sorted((before.state.tick_current, after.state.tick_current))
-        crossed = [row for row in before.state.ticks if low < row[0] <= high]
-        return TICK_UNITS * len(crossed)
+        return TICK_UNITS * _count(before.state.ticks, low + 1, high)
     return 0
+
+
+def _count(rows: Sequence[tuple[int, ...]], first: int, last: int) -> int:
+    """How many of the bins or ticks there are from the first to the last."""
+    return bisect_left(rows, (last + 1,)) - bisect_left(rows, (first,))
 
 
 # A wallet's swaps in a pool name the same accounts, and those are dear to compare one by one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -51,8 +50,7 @@ class Reason(StrEnum):
     NODE_UNAVAILABLE = "NODE_UNAVAILABLE"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """What went wrong with one transaction, in the chain's words."""
 
     reason: Reason
@@ -94,8 +92,7 @@ class Swap(NamedTuple):
     min_amount_out: int
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What a transaction asks for, signed or not.
 
     `failure` is set when its instructions are known to fail wherever they land; the fee is due
@@ -114,8 +111,7 @@ class Message:
     failure: Failure | None
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(NamedTuple):
     """A message, and what is said to be the signatures of those who must sign it."""
 
     message: Message
