@@ -22,7 +22,7 @@ from dex_sim.garbage import misbuilt, misquoted
 from dex_sim.pool import Pool, Unfillable
 from dex_sim.program import arrays_to_name, parties_of
 from engine.errors import InvalidRequest, Violation
-from engine.instructions.swap import swap_instruction
+from engine.instructions.swap import data_of, swap_instruction
 from engine.instructions.terms import Parties, SwapTerms
 from engine.v1 import sim_pb2, venue_pb2_grpc
 from engine.v1 import venue_pb2 as pb
@@ -223,7 +223,7 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
             return self._spoilt_swap(swap, terms)
         result = pb.BuildSwapResult()
         result.CopyFrom(_built_between(terms.parties))
-        result.swap.instructions[0].data = swap_instruction(terms).data
+        result.swap.instructions[0].data = data_of(terms)
         return result
 
     def _terms(self, pool: Pool, swap: pb.SwapOrder) -> SwapTerms:

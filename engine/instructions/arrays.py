@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import neg
 from typing import Any, Final
 
 from solders.pubkey import Pubkey
@@ -56,7 +57,7 @@ def _tick_array_of(tick: int, state: raydium_clmm.Pool) -> int:
 
 def _last_tick_array(state: raydium_clmm.Pool, down: bool) -> int:
     # The program looks for the next initialized tick though the price stops before it.
-    after = bisect_right(state.ticks, state.tick_current, key=lambda row: row[0])
+    after = bisect_left(state.ticks, (state.tick_current + 1,))
     ahead = state.ticks[:after][-1:] if down else state.ticks[after : after + 1]
     return _tick_array_of(ahead[0][0] if ahead else state.tick_current, state)
 
@@ -114,4 +115,6 @@ def _ahead(arrays: Arrays, state: Any, down: bool) -> tuple[int, ...]:
 def _needed(arrays: Arrays, ahead: Sequence[int], after: Any, down: bool) -> int:
     """How many of the arrays ahead a swap that ends in this state asks for."""
     last = arrays.last(after, down)
-    return sum([each >= last if down else each <= last for each in ahead])
+    if down:
+        return bisect_right(ahead, -last, key=neg)
+    return bisect_right(ahead, last)

@@ -123,9 +123,13 @@ def swap_instruction(terms: SwapTerms) -> Instruction:
     that is not its market's.
     """
     accounts = accounts_of(terms.parties)
+    return Instruction(PROGRAM_OF_KIND[terms.parties.kind], data_of(terms), accounts)
+
+
+def data_of(terms: SwapTerms) -> bytes:
+    """The data of a swap by these terms, whose kind must be known."""
     layout = LAYOUTS[terms.parties.kind]
-    data = layout.tag + _AMOUNTS.pack(terms.amount_in, terms.min_amount_out) + layout.tail
-    return Instruction(layout.program, data, accounts)
+    return layout.tag + _AMOUNTS.pack(terms.amount_in, terms.min_amount_out) + layout.tail
 
 
 # The same pools come again and again; their amounts alone change.
