@@ -26,6 +26,8 @@ from engine.routing.paths import INTERMEDIATES, Rules
 from engine.token import Tokens
 
 USAGE_ERROR = 2
+# A loop that has not ended by then is cancelled once more.
+CANCEL_SECONDS: Final = 2.0
 
 logger = structlog.get_logger()
 
@@ -277,7 +279,13 @@ async def _until_signalled(run: Callable[[S, asyncio.Event], Awaitable[None]], s
 async def run_until(stop: asyncio.Event, *loops: Coroutine[Any, Any, None]) -> None:
     """Run endless loops until `stop`; one that ends by itself with an error ends them all."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(loop) for loop in loops]
-        await stop.wait()
-        for task in tasks:
-            task.cancel()
+        tasks = {group.create_task(loop) for loop in loops}
+        try:
+            await stop.wait()
+        finally:
+            while tasks:
+                # More than once: wait_for() of Python 3.11, as nats-py calls it, loses a cancel
+                # that meets its answer.
+                for task in tasks:
+                    task.cancel()
+                _, tasks = await asyncio.wait(tasks, timeout=CANCEL_SECONDS)

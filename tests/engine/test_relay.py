@@ -20,6 +20,7 @@ from engine.errors import StaleOrder, StoreUnavailable
 from engine.lifecycle import Status
 from engine.order import Order
 from engine.relay import Relay, next_queue
+from engine.runtime import run_until
 from engine.store import Store, open_store
 from engine.v1 import orders_pb2
 from oee.nats import Nats
@@ -69,14 +70,14 @@ def hints(messages: list[Msg]) -> list[tuple[str, UUID]]:
 
 @asynccontextmanager
 async def reconciling(*relays: Relay) -> AsyncIterator[None]:
-    loops = [asyncio.create_task(relay.reconcile()) for relay in relays]
+    stop = asyncio.Event()
+    loops = asyncio.create_task(run_until(stop, *(relay.reconcile() for relay in relays)))
     try:
         yield
-        assert not any(loop.done() for loop in loops), "a reconciler never ends by itself"
+        assert not loops.done(), "a reconciler never ends by itself"
     finally:
-        for loop in loops:
-            loop.cancel()
-        await asyncio.wait(loops)
+        stop.set()
+        await asyncio.wait_for(loops, PATIENCE_SECONDS)
 
 
 async def stored(store: Store, status: Status) -> Order:

@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from engine import runtime
 from engine.runtime import Address, Addresses, PostgresDsn, ServiceSettings, run_until
 
 ROOT = Path(__file__).parents[2]
@@ -275,6 +277,44 @@ async def test_loops_run_until_the_stop_and_end_before_it_returns() -> None:
         await running
 
     assert sorted(ends) == ["one", "two"]
+
+
+async def loses_a_cancel(begun: asyncio.Barrier) -> None:
+    """Goes on after its first cancel, as if wait_for() had swallowed it."""
+    with suppress(asyncio.CancelledError):
+        await begun.wait()
+        await asyncio.Event().wait()
+    await asyncio.Event().wait()
+
+
+async def test_a_loop_that_loses_its_cancel_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "CANCEL_SECONDS", 0.01)
+    stop, begun = asyncio.Event(), asyncio.Barrier(3)
+
+    running = asyncio.create_task(run_until(stop, loses_a_cancel(begun), loses_a_cancel(begun)))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await begun.wait()
+        stop.set()
+        await running
+
+
+async def test_a_loop_that_loses_its_cancel_holds_up_no_service_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "CANCEL_SECONDS", 0.01)
+    begun = asyncio.Barrier(2)
+
+    async def fails() -> None:
+        await begun.wait()
+        raise ValueError("a bug")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await run_until(asyncio.Event(), loses_a_cancel(begun), fails())
+
+    assert raised.value.subgroup(ValueError) is not None
 
 
 async def test_a_loop_that_fails_ends_the_others_and_the_service() -> None:
