@@ -28,18 +28,15 @@ def start(home: Path, *arguments: str, **environment: str) -> subprocess.Popen[s
 
 def services_in(directory: Path) -> list[str]:
     """Processes that were told to keep something in a directory."""
-    return [
-        process.name()
-        for process in psutil.process_iter()
-        if str(directory) in " ".join([*process.cmdline(), *_environment(process).values()])
-    ]
+    return [process.name() for process in psutil.process_iter() if str(directory) in _told(process)]
 
 
-def _environment(process: psutil.Process) -> dict[str, str]:
+def _told(process: psutil.Process) -> str:
+    """Its command line and environment; nothing once it has ended, or when it is not ours."""
     try:
-        return process.environ()
+        return " ".join([*process.cmdline(), *process.environ().values()])
     except psutil.Error:
-        return {}
+        return ""
 
 
 def test_the_demo_confirms_every_swap_and_leaves_nothing_behind(home: Path) -> None:
