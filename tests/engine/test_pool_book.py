@@ -83,15 +83,6 @@ class DrivenVenue(venue_pb2_grpc.VenueServiceServicer):
         self.script: asyncio.Queue[pb.WatchPoolsResponse | grpc.StatusCode] = asyncio.Queue()
         self.opened = 0
 
-    async def Quote(self, request: pb.QuoteRequest, context: Any) -> pb.QuoteResponse:
-        raise NotImplementedError
-
-    async def BuildSwap(self, request: pb.BuildSwapRequest, context: Any) -> pb.BuildSwapResponse:
-        raise NotImplementedError
-
-    async def ListPools(self, request: pb.ListPoolsRequest, context: Any) -> pb.ListPoolsResponse:
-        raise NotImplementedError
-
     async def WatchPools(
         self, request: pb.WatchPoolsRequest, context: Any
     ) -> AsyncIterator[pb.WatchPoolsResponse]:
@@ -155,7 +146,7 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     async with AsyncExitStack() as opened:
 
         async def begin(*names: str) -> Running:
-            venues = {name: DrivenVenue(happened) for name in names}
+            venues = {name: DrivenVenue(happened) for name in names}  # type: ignore[abstract]
             listening = {}
             for name, driven in venues.items():
                 add = partial(venue_pb2_grpc.add_VenueServiceServicer_to_server, driven)

@@ -12,11 +12,12 @@ from engine.allowance import UNLIMITED, Allowance
 from engine.errors import StaleOrder, TradingHalted
 from engine.lifecycle import Status
 from engine.store import Store
-from engine.trading import TradingState, TradingSwitch
+from engine.trading import Setting, TradingState, TradingSwitch
 from tests import builders
 from tests.engine.test_store import execute, stored
 
 ACTIVE, CANCEL_ONLY, HALTED = TradingState
+PATIENCE_SECONDS = 15
 STOPPED = [CANCEL_ONLY, HALTED]
 UNTIL_WAITED_FOR = """
 DO $$ BEGIN
@@ -125,12 +126,28 @@ async def test_setting_it_waits_for_whoever_could_not_see_it(
     assert switch.halted
 
 
-async def test_what_is_set_elsewhere_is_noticed(store: Store, switch: TradingSwitch) -> None:
+class Looking(TradingSwitch):
+    """Counts how often it has read what is set."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.looks = asyncio.Semaphore(0)
+
+    async def read(self) -> Setting:
+        seen = await super().read()
+        self.looks.release()
+        return seen
+
+
+async def test_what_is_set_elsewhere_is_noticed(store: Store) -> None:
+    switch = Looking(store)
     following = asyncio.create_task(switch.follow())
-    await TradingSwitch(store).set(HALTED, "the why", "key")
-    async with asyncio.timeout(10):
-        while not switch.halted:  # noqa: ASYNC110 - it polls the database
-            await asyncio.sleep(0.01)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await switch.looks.acquire()
+        await TradingSwitch(store).set(HALTED, "the why", "key")
+        for _ in range(2):  # the first may have begun before
+            await switch.looks.acquire()
+    assert switch.halted
     with pytest.raises(TradingHalted, match="the why"):
         switch.require_active()
     following.cancel()
