@@ -301,7 +301,7 @@ async def test_a_refusal_reaches_who_is_still_writing_and_who_is_done(
             )
             try:
                 with pytest.raises(grpc.RpcError) as caught:
-                    next(call)
+                    list(call)
             finally:
                 refused.set()
         return caught.value
