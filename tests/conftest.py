@@ -31,10 +31,11 @@ def pytest_configure() -> None:
 
     The servers' settings stay those of production.
     """
-    if "TMPDIR" not in os.environ and MEMORY.is_dir():
-        if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
-            os.environ["TMPDIR"] = str(MEMORY)
-            tempfile.tempdir = None
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    if shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None
 
 
 @pytest.fixture(scope="session")
