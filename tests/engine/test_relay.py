@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from nats.aio.msg import Msg
 
 from engine import relay as module
+from engine import statements
 from engine.bus import Bus, Queue, open_bus, status_subject
 from engine.errors import StaleOrder, StoreUnavailable
 from engine.lifecycle import Status
@@ -266,8 +268,10 @@ async def test_two_reconcilers_offer_each_due_order_once(
     ticks: Callable[[int], Awaitable[None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Small claims, so that both have their share.
+    # Small claims, so that both have their share; and none is due again, however long it takes.
     monkeypatch.setattr(module, "RECONCILE_LIMIT", 7)
+    monkeypatch.setattr(statements, "CHECK_AFTER_JSON", json.dumps({Status.PENDING: "1 hour"}))
+    monkeypatch.setattr("engine.store.OFFER_AT_LEAST_EVERY", timedelta(hours=1))
     added = await asyncio.gather(*(store.add(builders.new_order()) for _ in range(100)))
     await make_due(dsn)
 
