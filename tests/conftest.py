@@ -31,9 +31,8 @@ def pytest_configure() -> None:
 
     The servers' settings stay those of production.
     """
-    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
-        return
-    if shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+    may_be_used = "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK)
+    if may_be_used and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
         os.environ["TMPDIR"] = str(MEMORY)
         tempfile.tempdir = None
 

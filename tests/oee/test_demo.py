@@ -19,7 +19,7 @@ def start(home: Path, *arguments: str, **environment: str) -> subprocess.Popen[s
     return subprocess.Popen(
         [sys.executable, "-m", "oee", "demo", *arguments],
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(home), "SLOT_MILLISECONDS": "50", **environment},
+        env={**os.environ, "TMPDIR": str(home), "SLOT_MILLISECONDS": "20", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

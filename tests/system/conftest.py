@@ -188,6 +188,7 @@ async def running_engine(
     gateways: int = 1,
     routers: int = 1,
     executors: int = 1,
+    simulator: Mapping[str, str] = FAST,
     environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Engine]:
     """A fast stack of its own, every call to venues and chain through a gate."""
@@ -202,7 +203,7 @@ async def running_engine(
         # The gates hold quotes that are asked for; what streams do has tests of its own.
         asking = addresses | {"QUOTE_LOCALLY": "false"}
         settings = {
-            "dex_sim": FAST,
+            "dex_sim": simulator,
             "gateway": asking | {"ORDERS_PER_MINUTE": "0"},
             "router": asking,
             "executor": addresses | {"CHAIN_ADDRESS": chain.address},

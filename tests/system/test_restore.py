@@ -16,17 +16,19 @@ import pytest_asyncio
 from engine.v1 import orders_pb2 as pb
 from oee.postgres import INSTALL, WHEEL
 from tests import builders
-from tests.system.conftest import Engine, running_engine
+from tests.system.conftest import FAST, Engine, running_engine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+# Whoever reconciles waits for two lives of a blockhash, 300 blocks.
+SHORT_SLOTS: Final = FAST | {"SLOT_MILLISECONDS": "20"}
 SERVICES: Final = ("gateway", "router", "executor")
 EMPTIED: Final = "DROP SCHEMA public CASCADE; CREATE SCHEMA public"
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def own(tmp_path: Path) -> AsyncIterator[Engine]:
-    async with running_engine(tmp_path) as running:
+    async with running_engine(tmp_path, simulator=SHORT_SLOTS) as running:
         yield running
 
 
