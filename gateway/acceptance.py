@@ -11,7 +11,7 @@ import structlog
 import uuid_utils
 from asyncpg.pgproto.pgproto import UUID
 
-from engine import rpc, wire
+from engine import answers, wire
 from engine.accounts import Accounts
 from engine.allowance import AccountLimits
 from engine.errors import (
@@ -203,9 +203,9 @@ class Submissions:
             accepted = await self._acceptance.accept(order, self._account)
             result = pb.SubmitOrdersResult(index=index, accepted=accepted)
         except RequestError as error:
-            result = pb.SubmitOrdersResult(index=index, refused=rpc.to_refused(error))
+            result = pb.SubmitOrdersResult(index=index, refused=answers.to_refused(error))
         except Exception as error:  # noqa: BLE001 - the edge of each order of the stream
-            result = pb.SubmitOrdersResult(index=index, refused=rpc.to_internal(error))
+            result = pb.SubmitOrdersResult(index=index, refused=answers.to_internal(error))
         self._results.append(result)
 
     def _accepted(self, task: asyncio.Task[None]) -> None:

@@ -14,9 +14,9 @@ from typing import Final
 from google.protobuf import descriptor_pb2 as d
 from grpc_tools import protoc
 
+from engine.answers import ANSWERS
 from engine.errors import Reason
 from engine.failures import FAILURES
-from engine.rpc import ANSWERS
 from engine.v1 import chain_pb2, venue_pb2
 
 PROTOS: Final = Path(__file__).parent

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from engine import errors, rpc
+from engine import answers, errors
 from engine.failures import FAILURES
 from protos import document
 from tests.test_packaging import PROGRAMS, ROOT
@@ -53,13 +53,14 @@ def test_every_error_is_in_the_table_under_a_reason_of_its_own() -> None:
     kinds = errors.RequestError.__subclasses__()
     reasons = [kind.reason for kind in kinds]
 
-    assert set(kinds) == set(rpc.ANSWERS)
+    assert set(kinds) == set(answers.ANSWERS)
     # A reason that no error has would be documented by nobody.
     assert sorted([*reasons, errors.Reason.INTERNAL]) == sorted(errors.Reason)
     assert all(reason.name == reason == reason.upper() for reason in errors.Reason)
     table = document.error_table()
     assert all(
-        f"| {answer.code.name} | {kind.reason} |" in table for kind, answer in rpc.ANSWERS.items()
+        f"| {answer.code.name} | {kind.reason} |" in table
+        for kind, answer in answers.ANSWERS.items()
     )
 
 

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from engine import errors, probe, rpc
+from engine import answers, errors, probe
 from engine.channel import open_channel
 from engine.errors import StartupError, Violation
 from engine.rpc import Server, serving
@@ -314,7 +314,7 @@ async def test_an_error_is_told_by_its_code_its_reason_and_what_fits(
 def test_every_error_for_clients_has_a_code_and_is_told_here() -> None:
     kinds = set(errors.RequestError.__subclasses__())
 
-    assert kinds == set(rpc.ANSWERS) == {type(error) for error, _, _ in TOLD}
+    assert kinds == set(answers.ANSWERS) == {type(error) for error, _, _ in TOLD}
     assert [kind.__subclasses__() for kind in kinds] == [[]] * len(kinds)
 
 
@@ -447,7 +447,7 @@ async def test_an_address_is_free_again_after_the_end() -> None:
 async def test_draining_says_so_refuses_in_words_and_lets_running_calls_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rpc, "REFUSE_SECONDS", 1)
+    monkeypatch.setattr(answers, "REFUSE_SECONDS", 1)
     service = Failing()
     drained = asyncio.Event()
     leave = asyncio.Event()

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from engine import rpc
+from engine import answers
 from engine.bus import Bus
 from engine.relay import Relay
 from engine.store import open_store
@@ -15,7 +15,7 @@ from tests.gateway.running import Gateway, running
 @pytest.fixture(autouse=True)
 def _nobody_calls_a_stopping_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
     """It need not wait for those who might."""
-    monkeypatch.setattr(rpc, "REFUSE_SECONDS", 0)
+    monkeypatch.setattr(answers, "REFUSE_SECONDS", 0)
 
 
 @pytest.fixture

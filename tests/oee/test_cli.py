@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 from typer.testing import CliRunner, Result
 
 from engine import errors
-from engine.rpc import to_status
+from engine.answers import to_status
 from engine.v1 import orders_pb2 as pb
 from oee.__main__ import app
 
