@@ -13,6 +13,7 @@ from solders.instruction import Instruction
 from solders.keypair import Keypair
 from solders.system_program import TransferParams, transfer
 
+from engine import relay
 from engine.accounts import Accounts
 from engine.attempt import Leftover, Resolution
 from engine.bus import Bus
@@ -572,6 +573,7 @@ async def test_swaps_that_two_venues_build_go_on_together(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executor, "PATIENCE_SECONDS", 3600)
+    monkeypatch.setattr(relay, "ANNOUNCE_AFTER_SECONDS", 3600)  # a statement of its own
     raydium, meteora, executing = await two_building(desk)
 
     raydium.let.set()
