@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ MEMORY = Path("/dev/shm")
 ROOM_BYTES = 4 * 2**30
 
 _numbers = itertools.count(1)
+TESTS = Path(__file__).parent
+# Whole stacks: a few tests each, which take longest and mostly wait. Begun last, they would be
+# waited for alone.
+FIRST = ("system", "oee", "bench")
 
 
 def pytest_configure() -> None:
@@ -37,14 +42,54 @@ def pytest_configure() -> None:
         tempfile.tempdir = None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in FIRST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clusters_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """initdb makes the first cluster of a session; those that this process starts later are
+    copies of it, for a fifth of the time."""
+    model = tmp_path_factory.mktemp("cluster") / "model"
+    initialise = Postgres._initialise
+
+    def copy(source: Path, target: Path) -> None:
+        subprocess.run(["cp", "-a", f"{source}/.", target], check=True)
+
+    def initialise_once(postgres: Postgres, programs: Path, data: Path) -> None:
+        if model.exists():
+            copy(model, data)
+        else:
+            initialise(postgres, programs, data)
+            copy(data, model)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Postgres, "_initialise", initialise_once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A PostgreSQL with fsync on, as in production."""
+    """A PostgreSQL with fsync on, as in production.
+
+    It is everybody's, and full of what earlier tests left: who stops or kills one has its own.
+    """
     server = Postgres(tmp_path_factory.mktemp("postgres"))
     server.start()
     yield server
-    server.stop()
+    server.kill()  # stopped in order, it would first write down what is wiped next
     server.wipe()
+
+
+@pytest.fixture
+async def own_postgres(tmp_path: Path) -> AsyncIterator[Postgres]:
+    """A PostgreSQL that the test may kill, with a migrated database."""
+    server = Postgres(tmp_path / "postgres")
+    await asyncio.to_thread(server.start)
+    await migrate(server.dsn)
+    yield server
+    await asyncio.to_thread(server.kill)
+    await asyncio.to_thread(server.wipe)
 
 
 @pytest.fixture

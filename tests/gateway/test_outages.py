@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import UUID
 
 import nats as nats_client
-import pytest
 from google.rpc import error_details_pb2
 
 from engine.bus import Bus, Queue, open_bus
 from engine.lifecycle import Status
-from engine.migrate import migrate
 from engine.relay import Relay
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
@@ -119,17 +115,6 @@ async def test_an_order_accepted_without_nats_is_offered_when_nats_is_there(
 
 
 # ── PostgreSQL ────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-async def own_postgres(tmp_path: Path) -> AsyncIterator[Postgres]:
-    """A PostgreSQL that the test may kill."""
-    server = Postgres(tmp_path / "postgres")
-    await asyncio.to_thread(server.start)
-    await migrate(server.dsn)
-    yield server
-    await asyncio.to_thread(server.stop)
-    await asyncio.to_thread(server.wipe)
 
 
 async def test_without_its_database_every_call_says_come_back_and_afterwards_all_is_well(

@@ -192,14 +192,14 @@ async def test_a_stopping_gateway_answers_what_it_has_read_and_sends_the_client_
 
 
 async def test_without_a_database_each_order_is_told_to_come_back(
-    dsn: str, nats: Nats, postgres: Postgres
+    own_postgres: Postgres, nats: Nats
 ) -> None:
-    async with running(dsn, nats.url) as gateway:
-        await asyncio.to_thread(postgres.kill)
+    async with running(own_postgres.dsn, nats.url) as gateway:
+        await asyncio.to_thread(own_postgres.kill)
         try:
             results = await _submit(gateway, _batch(swap("key-1"), swap("key-2")))
         finally:
-            await asyncio.to_thread(postgres.start)
+            await asyncio.to_thread(own_postgres.start)
         assert {r.refused.reason for r in results.values()} == {"STORE_UNAVAILABLE"}
         assert all(r.refused.HasField("retry_delay") for r in results.values())
         again = await _submit(gateway, _batch(swap("key-1"), swap("key-2")))
