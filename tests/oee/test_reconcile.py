@@ -40,7 +40,7 @@ class Words(io.StringIO):
 @pytest.fixture
 def directory(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where a stack with short slots lives."""
-    monkeypatch.setenv("SLOT_MILLISECONDS", "20")
+    monkeypatch.setenv("SLOT_MILLISECONDS", "5")
     yield home
     Postgres(home / "postgres").wipe()
 
