@@ -50,8 +50,9 @@ demo: $(RUNTIME)
 up: $(RUNTIME)
 	@$(BIN)/python -m oee up
 
-# Most tests wait for something: three files at a time keep two cores busy.
-SIDE_BY_SIDE := -n 3 --dist loadfile --quiet
+# Most tests wait for something: three files at a time keep two cores busy. tests/conftest.py says
+# which go first.
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder --quiet
 
 test: $(DEV)
 	@started=$$(date +%s); \
