@@ -190,7 +190,6 @@ async def running_engine(
     executors: int = 1,
     simulator: Mapping[str, str] = FAST,
     environment: Mapping[str, str] | None = None,
-    simulator: Mapping[str, str] = FAST,
 ) -> AsyncIterator[Engine]:
     """A fast stack of its own, every call to venues and chain through a gate."""
     ports = Ports.free()

@@ -23,8 +23,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 # Whoever reconciles waits for two lives of a blockhash, 300 blocks.
 SHORT_SLOTS: Final = FAST | {"SLOT_MILLISECONDS": "20"}
 SERVICES: Final = ("gateway", "router", "executor")
-# Reconciling waits until all blockhashes have expired that may have been signed with.
-SHORT_SLOTS: Final = FAST | {"SLOT_MILLISECONDS": "20"}
 EMPTIED: Final = "DROP SCHEMA public CASCADE; CREATE SCHEMA public"
 
 
