@@ -262,15 +262,22 @@ def _expectation(settings_type: type[BaseSettings], problem: object) -> str:
     return ("is not set." if problem["type"] == "missing" else f"{wrong}.") + expected
 
 
+def collect_seldom() -> None:
+    """Look for cycles less often, and never in what is there by now.
+
+    Most of what a service makes lives as long as one order; looking for cycles in all of it every
+    few hundred objects costs more than it finds.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 async def _until_signalled(run: Callable[[S, asyncio.Event], Awaitable[None]], settings: S) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # Most of what a service makes lives as long as one order; looking for cycles in all of it
-    # every few hundred objects costs more than it finds.
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    collect_seldom()
     logger.info("starting")
     await run(settings, stop)
     logger.info("stopped")
