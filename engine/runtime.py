@@ -23,6 +23,7 @@ from engine.errors import StartupError
 from engine.limits import Limits
 from engine.routing.market import MAX_SHARE_BPS
 from engine.routing.paths import INTERMEDIATES, Rules
+from engine.scheduling import wait_your_turn
 from engine.token import Tokens
 
 USAGE_ERROR = 2
@@ -243,6 +244,7 @@ def main(
     log.configure(service, settings.log_level)
     if settings.niceness:
         os.nice(settings.niceness)
+    wait_your_turn()
     try:
         uvloop.run(_until_signalled(run, settings))
     except StartupError as error:

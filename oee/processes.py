@@ -26,6 +26,7 @@ from typing import Final
 import psutil
 
 from engine.errors import StartupError
+from engine.scheduling import wait_your_turn
 
 # The kernel's boot time, which start times are counted from, is slewed by clock corrections.
 SAME_START_SECONDS: Final = 1.0
@@ -230,6 +231,7 @@ class Server:
                 group=user.gid if user else None,
                 extra_groups=[] if user else None,
             )
+        wait_your_turn(self._process.pid)
         record(self._record, self._process.pid)
         self._wanted = True
 

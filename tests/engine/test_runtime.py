@@ -225,6 +225,8 @@ def test_a_signal_stops_a_service_in_order(number: signal.Signals) -> None:
     ) as service:
         assert service.stdout is not None
         assert service.stdout.readline() == "up\n"
+        if sys.platform == "linux":
+            assert os.sched_getscheduler(service.pid) == os.SCHED_BATCH
 
         service.send_signal(number)
 
