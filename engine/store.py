@@ -455,6 +455,7 @@ async def open_store(dsn: str) -> AsyncIterator[Store]:
             # knowing the values. A plan made while a table was small must serve when it is large.
             "plan_cache_mode": "force_generic_plan",
             "enable_seqscan": "off",
+            "enable_bitmapscan": "off",
             "jit": "off",
         },
     )
