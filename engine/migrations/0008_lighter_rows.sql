@@ -6,4 +6,4 @@ ALTER TABLE orders ADD CONSTRAINT client_order_id_is_short_and_plain
 
 -- A row grows to twice its size when it gets its route, and has three more versions in its first
 -- seconds. Where they find room beside it they need no new index entries.
-ALTER TABLE orders SET (fillfactor = 18);
+ALTER TABLE orders SET (fillfactor = 25);
