@@ -284,14 +284,10 @@ async def test_what_has_settled_is_met_once_by_those_who_look_for_open_orders(
 
 
 async def pages_read(store: Store, statement: str, *arguments: object) -> int:
-    async def explain(connection: asyncpg.Connection) -> int:
-        plan = await connection.fetchval(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", *arguments
-        )
-        buffers = json.loads(plan)[0]["Plan"]
-        return int(buffers["Shared Hit Blocks"] + buffers["Shared Read Blocks"])
-
-    return await store.ask(explain)
+    explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+    [row] = await store.ask(lambda connection: connection.fetch(explain, *arguments))
+    plan = json.loads(row["QUERY PLAN"])[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
 async def test_lists_filter_and_page_by_id(store: Store) -> None:
