@@ -20,8 +20,8 @@ class Batcher(Generic[Item, Result]):
     A lone item goes at once: nothing ever waits for company. While calls of `flush` are under
     way the next item waits until one is back, or for `patience_seconds` at most; then another
     call begins, up to `in_flight` of them. Each has at most `limit` items and at most one item a
-    `key`. Of more than `undivided` items half go first, so that whoever goes on with them works
-    side by side with the call for the rest.
+    `key`. Many more than `undivided` go in equal parts of about that size, so that whoever goes on
+    with one works side by side with the call for the next; it may be set anew at any time.
     `flush` answers in the order of its items; an exception among the answers is raised to that
     item's caller alone, an exception out of `flush` to all of the batch.
     """
@@ -33,7 +33,6 @@ class Batcher(Generic[Item, Result]):
         limit: int,
         in_flight: int,
         patience_seconds: float = 0,
-        undivided: int | None = None,
         waiting: int = 20_000,
         key: Callable[[Item], Hashable] | None = None,
     ) -> None:
@@ -42,7 +41,7 @@ class Batcher(Generic[Item, Result]):
         self._in_flight = in_flight
         self._patience_seconds = patience_seconds
         self._alarm: asyncio.TimerHandle | None = None
-        self._undivided = limit if undivided is None else undivided
+        self.undivided = limit
         self._waiting = waiting
         self._key = key
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -125,7 +124,8 @@ class Batcher(Generic[Item, Result]):
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         keys: set[Hashable] = set()
         later: list[tuple[Item, asyncio.Future[Result]]] = []
-        size = min(self._limit, max(self._undivided, -(-len(self._queue) // 2)))
+        parts = max(1, round(len(self._queue) / self.undivided))
+        size = min(self._limit, -(-len(self._queue) // parts))
         while self._queue and len(batch) < size:
             item, future = self._queue.popleft()
             if future.done():

@@ -44,9 +44,6 @@ READERS: Final = 3
 # Batches grow while a statement runs; one that waits for a lock holds up the others no longer.
 PATIENCE_SECONDS: Final = 0.02
 BATCH_LIMIT: Final = 250
-# Orders that came together keep together all the way, and one process after the other works on
-# them. In two halves, two processes do.
-UNDIVIDED: Final = 32
 
 # How far the looks at an order that stands still back off.
 OFFER_AT_LEAST_EVERY: Final = timedelta(seconds=5)
@@ -106,7 +103,6 @@ class Store:
         self._adds: Batcher[tuple[Order, Allowance], Added] = Batcher(
             self._add_batch,
             limit=BATCH_LIMIT,
-            undivided=UNDIVIDED,
             in_flight=WRITERS,
             patience_seconds=PATIENCE_SECONDS,
         )
@@ -121,6 +117,10 @@ class Store:
     def on_commit(self, listener: Listener) -> None:
         """Call `listener` with what each batch committed, before those who wait for it go on."""
         self._listeners.append(listener)
+
+    def keep_together(self, orders: int) -> None:
+        """From now on about so many new orders are stored together when many more have come."""
+        self._adds.undivided = orders
 
     async def add(self, order: Order, allowance: Allowance = UNLIMITED) -> Added:
         """Make a new order durable, or return the one that its client_order_id has already.

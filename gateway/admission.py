@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from typing import Final
 
 from engine.errors import Overloaded, StoreUnavailable
 from engine.store import Store
 
 LOOK_SECONDS: Final = 0.25
+LOOKS: Final = 4
+SMALLEST_GROUP: Final = 32
+
+
+def group_size(waiting: int) -> int:
+    """How many new orders go on together while so many wait to be signed.
+
+    Orders that are stored together stay together, one process after the other works on them. The
+    more they are, the less each costs; but there have to be several groups for several processes
+    to work at once. A power of two, so that a group that comes back is not cut unevenly.
+    """
+    return max(SMALLEST_GROUP, 1 << (waiting // 2).bit_length() >> 1)
 
 
 class Admission:
     """Keeps the orders that nothing is signed for yet below a limit.
 
     They are counted in the database every quarter of a second, and what this gateway accepted
-    since then is added, so several gateways together may overshoot a little.
+    since then is added, so several gateways together may overshoot a little. The count also tells
+    how many new orders go on together.
     """
 
     def __init__(self, store: Store, max_waiting_orders: int) -> None:
@@ -24,6 +38,7 @@ class Admission:
         self._limit = max_waiting_orders
         self._waiting = 0
         self._since = 0
+        self._lately: deque[int] = deque(maxlen=LOOKS)
 
     def require_room(self) -> None:
         """Raise Overloaded when the engine has enough to do."""
@@ -45,6 +60,8 @@ class Admission:
                 self._waiting = await self._store.count_waiting(self._limit)
                 # What was accepted meanwhile may be counted twice, for a moment.
                 self._since -= accepted
+                self._lately.append(self._waiting)
+                self._store.keep_together(group_size(max(self._lately)))
             except StoreUnavailable:
                 pass  # nothing is accepted either
             await asyncio.sleep(LOOK_SECONDS * random.uniform(0.8, 1.2))
