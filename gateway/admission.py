@@ -11,6 +11,7 @@ from engine.errors import Overloaded, StoreUnavailable
 from engine.store import Store
 
 LOOK_SECONDS: Final = 0.25
+# Groups go by the most that waited in the last of these, about a second.
 LOOKS: Final = 4
 SMALLEST_GROUP: Final = 32
 
