@@ -298,36 +298,21 @@ async def test_whoever_does_not_give_up_gets_an_answer_under_any_disturbance(see
     assert cancelled <= given_up
 
 
-async def test_what_came_together_goes_in_equal_parts_when_it_is_much() -> None:
-    press = Press()
-    batcher: Batcher[int, int] = Batcher(
-        press, limit=100, in_flight=1, patience_seconds=NEVER_SECONDS
-    )
-    batcher.undivided = 4
-
-    calls = submit(batcher, *range(13))
-    await queued(len(calls))
-    press.let_go(4)
-
-    assert await answers(calls) == [item * item for item in range(13)]
-    assert [len(batch) for batch in press.batches] == [5, 4, 4]
-
-
-@pytest.mark.parametrize(("came", "parts"), [(4, [4]), (5, [5]), (6, [3, 3]), (7, [4, 3])])
-async def test_a_little_more_than_goes_together_is_not_torn_apart(
+@pytest.mark.parametrize(
+    ("came", "parts"), [(4, [4]), (5, [5]), (6, [3, 3]), (7, [4, 3]), (13, [5, 4, 4])]
+)
+async def test_much_that_came_together_goes_in_equal_parts_and_a_little_more_stays_whole(
     came: int, parts: list[int]
 ) -> None:
     press = Press()
-    batcher: Batcher[int, int] = Batcher(
-        press, limit=100, in_flight=1, patience_seconds=NEVER_SECONDS
-    )
+    batcher = Batcher(press, limit=100, in_flight=1, patience_seconds=NEVER_SECONDS)
     batcher.undivided = 4
 
     calls = submit(batcher, *range(came))
     await queued(came)
-    press.let_go(2)
+    press.let_go(len(parts))
 
-    await answers(calls)
+    assert await answers(calls) == [item * item for item in range(came)]
     assert [len(batch) for batch in press.batches] == parts
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
 from engine.errors import Overloaded
-from engine.order import Transition
 from engine.store import Store
 from gateway.admission import Admission, group_size
 from tests import builders
+from tests.engine.test_store import execute
 from tests.gateway.running import eventually
 
 
@@ -25,30 +24,41 @@ def test_groups_grow_with_what_waits_so_that_there_are_always_a_few(
     assert group_size(waiting) == size
 
 
-async def test_new_orders_go_on_in_groups_that_suit_what_waits(store: Store) -> None:
+async def test_new_orders_go_on_in_groups_that_suit_what_waited_lately(store: Store) -> None:
     groups: list[int] = []
-
-    def note(committed: Sequence[Transition]) -> None:
-        groups.append(len(committed))
-
-    async def place(orders: int) -> None:
-        await asyncio.gather(*[store.add(builders.new_order()) for _ in range(orders)])
-
-    store.on_commit(note)
+    store.on_commit(lambda committed: groups.append(len(committed)))
     admission = Admission(store, max_waiting_orders=130)
-    await place(130)
-    following = asyncio.create_task(admission.follow())
+    await place(store, 130)
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(admission.follow())
 
-    async def full() -> bool:
-        try:
-            admission.require_room()
-        except Overloaded:
-            return True
-        return False
+        await eventually(lambda: is_full(admission, True))
+        groups.clear()
+        await place(store, 192)
+        assert groups == [64, 64, 64]
 
-    await eventually(full)
-    groups.clear()
-    await place(192)
-    following.cancel()
+        # One look at fewer does not make groups smaller: what is cut does not meet again.
+        await execute(store, END_ALL)
+        await eventually(lambda: is_full(admission, False))
+        groups.clear()
+        await place(store, 192)
+        assert groups == [64, 64, 64]
+        following.cancel()
 
-    assert groups == [64, 64, 64]
+
+END_ALL = """
+UPDATE orders SET status = 'failed', settled = true, next_check_at = NULL, complete_time = now(),
+                  error_reason = 'X', error_message = 'x'
+"""
+
+
+async def place(store: Store, orders: int) -> None:
+    await asyncio.gather(*[store.add(builders.new_order()) for _ in range(orders)])
+
+
+async def is_full(admission: Admission, wanted: bool) -> bool:
+    try:
+        admission.require_room()
+    except Overloaded:
+        return wanted
+    return not wanted
