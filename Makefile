@@ -7,6 +7,7 @@
 # uv installs fast; without it, pip does the same work more slowly.
 UV_VERSION := 0.13.9
 NEWEST_FIRST := python3.14 python3.13 python3.12 python3.11 python3
+SYSTEM_PYTHON := /usr/bin/python3
 # Fails of one that will not do. An optimised build, by its flags or as the system's own, goes
 # before a newer plain one: an order takes a tenth less CPU.
 KIND := import ensurepip, sys, sysconfig; \
@@ -14,7 +15,7 @@ KIND := import ensurepip, sys, sysconfig; \
 	optimised = sys.base_prefix == "/usr" or "--enable-optimizations" in flags; \
 	print("optimised" if optimised else "plain"); sys.exit(sys.version_info < (3, 11))
 ifndef PYTHON
-PYTHON := $(shell for name in $(NEWEST_FIRST) /usr/bin/python3; do \
+PYTHON := $(shell for name in $(NEWEST_FIRST) $(SYSTEM_PYTHON); do \
 	kind=$$($$name -c '$(KIND)' 2>/dev/null) || continue; \
 	plain=$${plain:-$$name}; \
 	test $$kind = plain || { optimised=$$name; break; }; done; \
