@@ -25,9 +25,9 @@ class RoutePace:
             return
         now = asyncio.get_running_loop().time()
         cost = routes / self._routes_per_second
-        paid_off = max(now, self._paid_off.get(account, now)) + cost
+        owed = max(0.0, self._paid_off.get(account, now) - now)
         # Whoever owes nothing may ask for any number at once.
-        wait = paid_off - now - max(BURST_SECONDS, cost)
+        wait = owed + cost - max(BURST_SECONDS, cost)
         if wait > 0:
             raise RateLimited(
                 f"account {account} may have {self._routes_per_second:g} routes a second chosen "
@@ -35,4 +35,4 @@ class RoutePace:
                 account,
                 wait,
             )
-        self._paid_off[account] = paid_off
+        self._paid_off[account] = now + owed + cost

@@ -67,6 +67,13 @@ async def test_a_pace_below_one_preview_a_second_still_lets_one_through(clock: C
     assert refused(pace, "desk", 10) == pytest.approx(100)
 
 
+async def test_who_owes_nothing_is_let_in_whatever_the_clock_says(clock: Clock) -> None:
+    # Adding 1,000 seconds to most times and taking them away again gives another time.
+    for _ in range(100):
+        clock.now += 1001.1
+        assert refused(RoutePace(0.01), "desk", 10) == 0
+
+
 async def test_zero_is_any_number(clock: Clock) -> None:
     pace = RoutePace(0)
     assert [refused(pace, "desk", 10) for _ in range(1000)] == [0.0] * 1000
