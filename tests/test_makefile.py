@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ PLAIN = "'--enable-shared'"
 INTERPRETER = """#!/bin/sh
 exec "{python}" -c "
 import sys, sysconfig
+if not {venv}: sys.modules['ensurepip'] = None
 sys.version_info, sys.base_prefix = {version}, '{prefix}'
 sysconfig.get_config_var = lambda name: \\"{flags}\\"
 exec('''$2''')"
@@ -30,11 +32,18 @@ Install = Callable[..., None]
 @pytest.fixture
 def install(tmp_path: Path) -> Install:
     def install(
-        name: str, flags: str, *, version: tuple[int, ...] = (3, 12, 1), prefix: str = "/opt"
+        name: str,
+        flags: str,
+        *,
+        version: tuple[int, ...] = (3, 12, 1),
+        prefix: str = "/opt",
+        venv: bool = True,
     ) -> None:
         interpreter = tmp_path / name
         interpreter.write_text(
-            INTERPRETER.format(python=sys.executable, version=version, prefix=prefix, flags=flags)
+            INTERPRETER.format(
+                python=sys.executable, version=version, prefix=prefix, flags=flags, venv=venv
+            )
         )
         interpreter.chmod(0o755)
 
@@ -82,9 +91,12 @@ def test_of_equal_builds_the_newest_is_taken(tmp_path: Path, install: Install) -
         assert chosen(tmp_path) == "newer"
 
 
-def test_one_that_is_too_old_is_passed_over(tmp_path: Path, install: Install) -> None:
+@pytest.mark.parametrize("lack", [{"version": (3, 9, 6)}, {"venv": False}])
+def test_one_that_is_too_old_or_has_no_venv_is_passed_over(
+    tmp_path: Path, install: Install, lack: dict[str, Any]
+) -> None:
     install("newer", PLAIN)
-    install("systems", OPTIMISED, version=(3, 9, 6), prefix="/usr")
+    install("systems", OPTIMISED, prefix="/usr", **lack)
 
     assert chosen(tmp_path) == "newer"
 
