@@ -6,12 +6,12 @@ import asyncio
 from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from itertools import islice
 from typing import Final
 
+import msgspec
 from solders.hash import Hash
 
 from dex_sim import fork, market
@@ -41,8 +41,7 @@ PERCENT: Final = Range(0, 99)
 BPS: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """How this chain behaves; the settings of the same names."""
 
     skipped_slot_percent: int
@@ -55,8 +54,7 @@ class Rules:
     node_lag_slots: int
 
 
-@dataclass(slots=True, eq=False)
-class Landing:
+class Landing(msgspec.Struct, eq=False):
     """What landed and is not finalized, and which faults have let it be (by id)."""
 
     transaction: Transaction

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
+from msgspec.structs import replace
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 

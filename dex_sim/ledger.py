@@ -6,9 +6,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import msgspec
 
 from dex_sim.execution import Change, Fill, Outcome
 from dex_sim.pool import Pool
@@ -100,8 +101,7 @@ SELECT {TRANSACTION_COLUMNS} FROM transactions
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """One block; `slot` counts skipped slots too, `height` only blocks."""
 
     height: int
@@ -139,8 +139,7 @@ def landed_in(slot: int, outcome: Outcome) -> Landed:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LandedFill:
+class LandedFill(msgspec.Struct, frozen=True):
     """A swap that happened, with its place in the ledger."""
 
     number: int

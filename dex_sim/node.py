@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 from dex_sim import market
 from dex_sim.chain import RECENT_SLOTS, Chain
@@ -21,8 +22,7 @@ class Commitment(IntEnum):
     FINALIZED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """One node at one moment. Its answers derive only from blocks up to its head."""
 
     name: str

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from engine.amm import meteora_dlmm, raydium_clmm
 from engine.amm.clmm_pool import MAX_RATE
@@ -63,8 +65,7 @@ class Facts(NamedTuple):
 
 
 # Without slots: a state is written down once and then kept.
-@dataclass(frozen=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True, dict=True):
     """A pool's facts, its state, and what its vaults hold in base units.
 
     `state` is engine.amm's pool of that kind. The reserves hold beside what the state trades with

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
@@ -36,24 +35,21 @@ class Commitment(IntEnum):
     FINALIZED = pb.COMMITMENT_FINALIZED
 
 
-@dataclass(frozen=True, slots=True)
-class Blockhash:
+class Blockhash(msgspec.Struct, frozen=True):
     """A blockhash to sign with, and the last block height it lives to."""
 
     blockhash: str
     last_valid_block_height: int
 
 
-@dataclass(frozen=True, slots=True)
-class HeightReading:
+class HeightReading(msgspec.Struct, frozen=True):
     """A finalized block height, and the slot of the node that said so."""
 
     block_height: int
     context_slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class StatusReading:
+class StatusReading(msgspec.Struct, frozen=True):
     """What one node knows of one signature. `commitment` None: it has no record of it."""
 
     context_slot: int
@@ -83,8 +79,7 @@ class TransactionReading(msgspec.Struct, frozen=True):
         return StatusReading(self.context_slot, self.node, self.commitment, self.slot, self.error)
 
 
-@dataclass(frozen=True, slots=True)
-class SignatureReading:
+class SignatureReading(msgspec.Struct, frozen=True):
     """A signature of a wallet that landed, with the text of its memo ("": none)."""
 
     signature: str
@@ -93,8 +88,7 @@ class SignatureReading:
     memo: str
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryPage:
+class HistoryPage(msgspec.Struct, frozen=True):
     """Some of a wallet's landed signatures, newest first; none: there are no older ones.
 
     `context_slot` is of the node that gave them.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+import msgspec
 from solders.hash import Hash
 from solders.instruction import AccountMeta, CompiledInstruction, Instruction
 from solders.message import MessageHeader, MessageV0
@@ -26,16 +26,14 @@ METEORA_DAMM_V2: Final = Pubkey.from_string("cpamdpZCGKUy5JxQXB4dcpGPiikHawvSWAd
 U64_MAX: Final = 2**64 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A program, and the accounts that an instruction hands to it."""
 
     program: Pubkey
     accounts: tuple[AccountMeta, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Shape:
+class Shape(msgspec.Struct, frozen=True, eq=False):
     """All of a message but its blockhash and what it hands to its programs as data."""
 
     writable: frozenset[Pubkey]

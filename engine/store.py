@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import structlog
 from msgspec.structs import replace
 
@@ -64,8 +64,7 @@ _AWAY: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
+class Added(msgspec.Struct, frozen=True):
     """The stored order; `event` is None when it had been accepted before."""
 
     order: Order

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
 
 import grpc
+import msgspec
 from solders.instruction import AccountMeta, Instruction
 from solders.pubkey import Pubkey
 
@@ -43,8 +43,7 @@ PERMANENT: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltSwap:
+class BuiltSwap(msgspec.Struct, frozen=True):
     """A venue's instructions for one swap, and the hints that tell how their accounts derive.
 
     The hints are those of engine.instructions.terms.Parties.

@@ -21,7 +21,7 @@ from executor_svc.executor import Executor
 
 logger = structlog.get_logger()
 
-TICK_SECONDS: Final = 0.05
+TICK_SECONDS: Final = 0.2
 CLAIM_LIMIT: Final = 500
 LISTEN_AGAIN_SECONDS: Final = 0.5
 # Nothing has expired as far as anybody looked.

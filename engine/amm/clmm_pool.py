@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import astuple
 
 from engine.amm.fixed_point import ceil_div
 from engine.amm.snapshot import Fields
@@ -22,8 +24,7 @@ ON_TOKEN_0: Final = 1
 ON_TOKEN_1: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class DynamicFee:
+class DynamicFee(msgspec.Struct, frozen=True):
     """DynamicFeeInfo: what recent volatility adds to the fee."""
 
     filter_period: int  # seconds
@@ -66,8 +67,7 @@ class DynamicFee:
         return ceil_div(self.dynamic_fee_control * crossed * crossed, CONTROL * VOLATILITY**2)
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """PoolState with its AmmConfig's rates; `ticks` are the initialized ones, ascending."""
 
     tick_spacing: int

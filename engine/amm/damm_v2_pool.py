@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from engine.amm.fixed_point import ONE, U128_MAX, ceil_div, power
 from engine.amm.snapshot import Fields
@@ -23,8 +25,7 @@ LINEAR: Final = 0
 EXPONENTIAL: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class BaseFee:
+class BaseFee(msgspec.Struct, frozen=True):
     """The base fee: `cliff_fee_numerator`, falling every `period_frequency` unless that is 0."""
 
     mode: int
@@ -51,8 +52,7 @@ class BaseFee:
         return require_u64("base fee", rate)
 
 
-@dataclass(frozen=True, slots=True)
-class DynamicFee:
+class DynamicFee(msgspec.Struct, frozen=True):
     """DynamicFeeStruct: what earlier swaps' volatility adds to the fee."""
 
     max_volatility_accumulator: int
@@ -107,8 +107,7 @@ class DynamicFee:
         return 2 * (((higher << 64) // lower - ONE) // self.bin_step_u128)
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """Pool with its pool_fees."""
 
     collect_fee_mode: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from engine.amm.fixed_point import U64_MAX, ceil_div
 from engine.amm.snapshot import Fields
@@ -20,8 +21,7 @@ ON_TOKEN_Y: Final = 1
 MAX_BIN_ID: Final = 443636
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(msgspec.Struct, frozen=True):
     """LbPair's static parameters."""
 
     base_factor: int
@@ -35,8 +35,7 @@ class Parameters:
     collect_fee_mode: int = ON_INPUT
 
 
-@dataclass(frozen=True, slots=True)
-class Volatility:
+class Volatility(msgspec.Struct, frozen=True):
     """LbPair's variable parameters: how far swaps have lately moved the active bin."""
 
     volatility_accumulator: int
@@ -45,8 +44,7 @@ class Volatility:
     last_update_timestamp: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """LbPair with its bins as (bin_id, amount_x, amount_y), ascending; others are empty."""
 
     bin_step: int  # basis points

@@ -10,7 +10,6 @@ fees, the constant one and the two time schedulers are computed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import isqrt
 from typing import NamedTuple
 
@@ -50,8 +49,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class RangeSwap(Swap[Pool]):
+class RangeSwap(Swap[Pool], frozen=True):
     """A swap in one range; lp_fee is claiming_fee + compounding_fee."""
 
     fee_rate: int

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from engine.amm.dlmm_bin import Fill, Offer, price_of
 from engine.amm.dlmm_pool import BASIS_POINTS, RATE, Parameters, Pool, Volatility, load
@@ -43,8 +42,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class BinSwap(Swap[Pool]):
+class BinSwap(Swap[Pool], frozen=True):
     """A swap through bins, with what each of them contributed."""
 
     fills: tuple[Fill, ...]

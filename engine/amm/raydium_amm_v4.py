@@ -9,16 +9,16 @@ later, when liquidity changes, and is no matter of a swap.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from engine.amm.fixed_point import ceil_div
 from engine.amm.snapshot import Fields
 from engine.amm.swap import Margin, Paid, Swap, no_liquidity, no_output, require_amount, require_u64
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """AmmInfo's fees and need_take_pnl with the balances of its vaults."""
 
     vault_coin: int

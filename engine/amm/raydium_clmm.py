@@ -10,9 +10,10 @@ orders on ticks are not computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from engine.amm.clmm_pool import MAX_RATE, RATE, DynamicFee, Pool, load
 from engine.amm.clmm_walk import (
@@ -50,8 +51,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class RangeSwap(Swap[Pool]):
+class RangeSwap(Swap[Pool], frozen=True):
     """A swap over ranges; with a price limit, `remaining` of the amount was not swapped."""
 
     remaining: int

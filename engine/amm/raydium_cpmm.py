@@ -8,8 +8,9 @@ Amounts are u64, intermediates u128, rates parts per million. Fees round up, out
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from engine.amm.fixed_point import ceil_div
 from engine.amm.snapshot import Fields
@@ -32,8 +33,7 @@ ON_TOKEN_0: Final = 1
 ON_TOKEN_1: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """PoolState with its AmmConfig's rates and the balances of its vaults."""
 
     vault_0: int

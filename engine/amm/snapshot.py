@@ -125,8 +125,7 @@ class Fields:
 
 
 def _fields_of(record: Any) -> dict[str, Any]:
-    # A frozen dataclass with slots: its fields, without the copies that `asdict` makes.
-    return {name: getattr(record, name) for name in record.__slots__}
+    return {name: getattr(record, name) for name in record.__struct_fields__}
 
 
 _ENCODER: Final = json.JSONEncoder(default=_fields_of, separators=(",", ":"))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Generic, NamedTuple, NoReturn, TypeVar
+
+import msgspec
 
 from engine.amm.fixed_point import U64_MAX, ceil_div
 from engine.errors import EngineError
@@ -53,8 +54,7 @@ class Paid(NamedTuple):
         return _impact_ppm(self.net_in, self.gross_out, self.spot)
 
 
-@dataclass(frozen=True, slots=True)
-class Swap(Generic[P]):
+class Swap(msgspec.Struct, Generic[P], frozen=True):
     """The outcome of one swap; every amount in base units.
 
     The pool's fee is `fee`, taken from the token paid in or from the one paid out, and is

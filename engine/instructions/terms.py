@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 from solders.instruction import AccountMeta
 from solders.pubkey import Pubkey
 
@@ -37,8 +37,7 @@ class Parties(NamedTuple):
         return (self.mint_in, self.mint_out) if self.zero_for_one else (self.mint_out, self.mint_in)
 
 
-@dataclass(frozen=True, slots=True)
-class SwapTerms:
+class SwapTerms(msgspec.Struct, frozen=True):
     """The terms of one swap; amounts in base units.
 
     Raises ValueError for equal mints, or amounts outside u64.

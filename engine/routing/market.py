@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
+
+import msgspec
 
 from engine.amm.fixed_point import ceil_div
 from engine.amm.kinds import KINDS
@@ -22,8 +23,7 @@ NO_CLOCKS: Final[Mapping[str, int]] = MappingProxyType({})
 Key = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """A pool as its venue streamed it: `state` is its kind's own, with mint_a as first token."""
 
     venue: str
@@ -48,8 +48,7 @@ class Pool:
         return frozenset((self.mint_a, self.mint_b))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Offer:
+class Offer(msgspec.Struct, frozen=True, eq=False):
     """A pool in one direction at one time.
 
     `amount_out` answers 0 where the program would refuse, and where it would be more than may be

@@ -13,11 +13,12 @@ which the sixteenths are there: they look at the whole curve.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, permutations
 from operator import add
 from typing import Final
+
+import msgspec
 
 Curve = Callable[[int], int]
 # What it costs to use these curves (by index, ascending) together; None where they may not be.
@@ -39,8 +40,7 @@ TINY: Final = 512
 NEVER: Final = -(1 << 80)
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
+class Split(msgspec.Struct, frozen=True):
     """How much goes to which curve, (index, amount) ascending; and what comes out of it."""
 
     shares: tuple[tuple[int, int], ...]

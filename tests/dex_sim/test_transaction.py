@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from solders.hash import Hash
 from solders.keypair import Keypair
 from solders.message import MessageV0

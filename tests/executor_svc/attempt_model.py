@@ -14,9 +14,11 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from engine.chain import Commitment, HeightReading, StatusReading
 from executor_svc.evidence import Verdict, judge

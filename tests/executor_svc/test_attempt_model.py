@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from engine.chain import Commitment, HeightReading, StatusReading
 from executor_svc.evidence import Verdict, judge

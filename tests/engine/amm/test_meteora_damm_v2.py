@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from fractions import Fraction
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from engine.amm.meteora_damm_v2 import (
     BaseFee,
@@ -291,7 +292,7 @@ def test_a_compounding_pool_cannot_be_emptied() -> None:
 
 def test_an_account_may_be_pasted_in() -> None:
     pool = replace(POOL, dynamic_fee=VOLATILE)
-    fields = asdict(pool)
+    fields = to_builtins(pool)
     fees = {
         "base_fee": {**fields.pop("base_fee"), "padding_1": [0, 0]},
         "dynamic_fee": {"initialized": 1, **fields.pop("dynamic_fee")},
@@ -313,7 +314,7 @@ def test_an_account_may_be_pasted_in() -> None:
     ],
 )
 def test_a_price_outside_of_the_pool_s_range_is_no_pool(wrong: dict[str, int], named: str) -> None:
-    fields = asdict(POOL)
+    fields = to_builtins(POOL)
     assert load(fields) == POOL
 
     with pytest.raises(InvalidSnapshot, match=rf"^{named}: "):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 from hypothesis import assume, given, settings
+from msgspec.structs import replace
 
 from engine.amm.dlmm_bin import price_of
 from engine.amm.meteora_dlmm import (
@@ -227,8 +227,8 @@ def test_parameters_may_go_by_their_short_names() -> None:
     fields = {
         "bin_step": 100,
         "active_id": 0,
-        "params": {name: getattr(FIXED, name) for name in Parameters.__slots__},
-        "v": {name: getattr(STILL, name) for name in Volatility.__slots__},
+        "params": {name: getattr(FIXED, name) for name in Parameters.__struct_fields__},
+        "v": {name: getattr(STILL, name) for name in Volatility.__struct_fields__},
         "bins": [[3, "900", "0"], [0, 700, 1000], [-1, 0, 1000], [-2, 0, "500"]],
     }
 

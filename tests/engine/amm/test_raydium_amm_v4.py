@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import assume, given, settings
+from msgspec.structs import replace
 
 from engine.amm.raydium_amm_v4 import Pool, load, quote_exact_in, quote_exact_out
 from engine.amm.snapshot import InvalidSnapshot

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings
+from msgspec.structs import asdict, replace
 
 from engine.amm.raydium_clmm import (
     DynamicFee,
@@ -291,8 +291,8 @@ def test_volatility_counts_the_spacings_of_a_jump(end: int, spacings: int, cross
 
 
 def test_an_account_without_a_dynamic_fee_holds_zeros() -> None:
-    zeros = dict.fromkeys(VOLATILE.__slots__, 0)
-    fields = {name: getattr(POOL, name) for name in Pool.__slots__}
+    zeros = dict.fromkeys(VOLATILE.__struct_fields__, 0)
+    fields = {name: getattr(POOL, name) for name in Pool.__struct_fields__}
     fields["ticks"] = [[1000, -L], [-1000, str(L)], [-100, L], [100, -L]]
 
     assert load({**fields, "dynamic_fee_info": zeros}) == POOL

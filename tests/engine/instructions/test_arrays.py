@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 from solders.pubkey import Pubkey
 
 from engine.amm import meteora_dlmm, raydium_clmm

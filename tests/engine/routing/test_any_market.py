@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from random import Random
 
@@ -133,7 +132,7 @@ def test_what_is_recorded_of_a_decision_repeats_no_quote() -> None:
     split = routed(ALIKE, request=large())
     heavy = replace(quote("heavy", 1_000_002), kind="meteora_dlmm")
     light = replace(quote("light", 1_000_000), kind="raydium_amm_v4")
-    far = dataclasses.replace(ALIKE[0], mint_a=USDC, mint_b=SOL)
+    far = replace(ALIKE[0], mint_a=USDC, mint_b=SOL)
     dear = routed([far], heavy, light, request=OrderRequest(RAY, SOL, 10**6))
 
     assert plain.candidates

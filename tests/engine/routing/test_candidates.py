@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from random import Random
 
 import pytest
@@ -99,9 +98,7 @@ def test_what_no_pool_can_fill_alone_is_split() -> None:
     def short(address: str) -> Pool:
         state = pool("meteora_damm_v2", 0.15, 10**12, Random(1))
         # It ends where its price has fallen by 2 %, after some 10^10 lamports.
-        state = dataclasses.replace(
-            state, collect_fee_mode=0, sqrt_min_price=state.sqrt_price * 99 // 100
-        )
+        state = replace(state, collect_fee_mode=0, sqrt_min_price=state.sqrt_price * 99 // 100)
         return Pool("meteora", address, "meteora_damm_v2", SOL, USDC, state, 9)
 
     decision = routed([short("one"), short("other")], request=large(15 * 10**9))
@@ -228,7 +225,7 @@ def test_a_dear_pool_may_lose_to_a_cheap_one_by_its_network_fee() -> None:
     # Alike but for two base units more, which the heavier program's fee takes.
     heavy = replace(quote("heavy", 1_000_002), kind="meteora_dlmm")
     light = replace(quote("light", 1_000_000), kind="raydium_amm_v4")
-    far = dataclasses.replace(ALIKE[0], mint_a=USDC, mint_b=SOL)
+    far = replace(ALIKE[0], mint_a=USDC, mint_b=SOL)
     request = OrderRequest(RAY, SOL, 10**6)
 
     decision = routed([far], heavy, light, request=request)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from bench.pools import NOW, market, market_of, pool
 from engine.amm import raydium_amm_v4

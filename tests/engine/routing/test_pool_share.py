@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from msgspec.structs import replace
 
 from bench.pools import market_of
@@ -88,7 +86,7 @@ def test_a_split_that_keeps_the_limit_has_on_record_why_no_pool_pays_it_alone() 
 def test_a_pool_that_moves_its_price_little_is_no_way_out_where_too_much_of_it_is_taken() -> None:
     shallow = a_pool("shallow", 10**12, 16 * 10**10)
     # All that it holds lies around its price.
-    empty = dataclasses.replace(a_pool("empty", 10**14, 15 * 10**12), reserve_b=2 * 10**9)
+    empty = replace(a_pool("empty", 10**14, 15 * 10**12), reserve_b=2 * 10**9)
     market = market_of([shallow, empty], max_share_bps=5000)
 
     nothing = choose(large(10**10), None, market, [], Rules(max_legs=1), max_price_impact_bps=50)
@@ -129,7 +127,7 @@ def test_a_venue_that_is_away_is_waited_for_rather_than_the_limit_told() -> None
 
 
 def test_of_a_pool_that_no_one_tells_the_holdings_of_any_part_may_be_taken() -> None:
-    untold = [dataclasses.replace(each, reserve_a=0, reserve_b=0) for each in ALIKE]
+    untold = [replace(each, reserve_a=0, reserve_b=0) for each in ALIKE]
 
     decision = routed(untold, request=large(10**14), max_share_bps=1)
 
