@@ -41,12 +41,23 @@ class Extent:
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """Where an event stands."""
+    """How far an order has come in a part of the log, and where its last event there stands."""
 
     order_id: UUID
     sequence: int
     settled: bool
     position: int
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A part of the log: an entry for each order with events there; the log goes on unless `last`.
+
+    With these and what comes before them it is complete below `complete`.
+    """
+
+    complete: int
+    entries: list[Entry]
+    last: bool
 
 
 class Logged(msgspec.Struct, frozen=True):
@@ -68,16 +79,20 @@ class EventLog:
         [row] = await self._store.ask(lambda connection: connection.fetch(statements.LOG_EXTENT))
         return Extent(row["home"], row["oldest"], row["complete"], row["end"])
 
-    async def entries(self, position: int, limit: int) -> tuple[int, list[Entry]]:
-        """The first entries from a position on, and how far the log is complete with them."""
+    async def part(self, position: int, limit: int) -> Part:
+        """What the first `limit` events from a position on come to."""
         found = await self._store.ask(lambda c: c.fetch(statements.LOG_ENTRIES, position, limit))
+        complete: int = found[0]["complete"]
+        if found[0]["order_id"] is None:
+            return Part(complete, [], last=True)
         entries = [
             Entry(row["order_id"], row["sequence"], row["settled"], row["position"])
             for row in found
-            if row["order_id"] is not None
         ]
-        complete: int = found[0]["complete"]
-        return min(complete, entries[-1].position) if len(entries) == limit else complete, entries
+        if sum(row["events"] for row in found) < limit:
+            return Part(complete, entries, last=True)
+        # Of the last transaction not all may be here.
+        return Part(min(complete, max(e.position for e in entries)), entries, last=False)
 
     async def page(
         self, account: str, after: Logged | None, position: int, end: int, limit: int

@@ -301,11 +301,18 @@ SELECT md5(home) AS home, oldest, {_COMPLETE} AS complete,
        event_position(pg_snapshot_xmax(pg_current_snapshot())) AS "end"
   FROM event_log
 """
+# One row an order. What says how far the log is complete is asked once, not for every row.
 LOG_ENTRIES: Final = f"""
-SELECT log.complete, e.order_id, e.sequence, e.settled, e.position
-  FROM (SELECT {_COMPLETE} AS complete) AS log
-  LEFT JOIN LATERAL (SELECT order_id, sequence, settled, position FROM order_events
-                      WHERE position >= $1 ORDER BY position, order_id, sequence LIMIT $2) AS e
+WITH log AS MATERIALIZED (SELECT {_COMPLETE} AS complete),
+page AS (
+    SELECT order_id, sequence, settled, position FROM order_events
+     WHERE position >= $1 ORDER BY position LIMIT $2
+)
+SELECT log.complete, e.*
+  FROM log LEFT JOIN (
+       SELECT order_id, max(sequence) AS sequence, bool_or(settled) AS settled,
+              max(position) AS position, count(*) AS events
+         FROM page GROUP BY order_id) AS e
     ON true
 """
 _LOGGED: Final = """

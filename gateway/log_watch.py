@@ -28,7 +28,7 @@ from gateway.selection import Selection, resume_token
 
 # How often the log is held against what was announced: this much at most is repeated on resuming.
 LOOK_SECONDS: Final = 0.25
-LOOK_ENTRIES: Final = 10_000
+LOOK_EVENTS: Final = 10_000
 PAGE: Final = 1_000
 MAX_UNREAD: Final = 20_000
 MAX_ENDED: Final = 50_000
@@ -210,18 +210,19 @@ class LogTail:
         """Where every order stands, and how far the log is complete with that."""
         extent = await self._log.extent()
         after = FIRST
-        while orders := await self._log.open_sequences(after, LOOK_ENTRIES):
+        while orders := await self._log.open_sequences(after, LOOK_EVENTS):
             self._last.update((str(order_id), sequence) for order_id, sequence in orders)
             after = orders[-1][0]
         # What was settled by then, or is newer, stands in the log from here on.
         position = extent.complete
         while True:
-            position, entries = await self._log.entries(position, LOOK_ENTRIES)
-            for entry in entries:
+            part = await self._log.part(position, LOOK_EVENTS)
+            for entry in part.entries:
                 order_id = str(entry.order_id)
                 self._last[order_id] = max(entry.sequence, self._last.get(order_id, 0))
-            if len(entries) < LOOK_ENTRIES:
+            if part.last:
                 return Place(extent.home, extent.complete)
+            position = part.complete
 
     def _hear(self, events: Sequence[pb.OrderEvent]) -> None:
         if self._early is not None:
@@ -244,13 +245,13 @@ class LogTail:
     async def _complete(self) -> None:
         """Hand on what was not announced, and move on to where the log is complete."""
         while True:
-            complete, entries = await self._log.entries(self.place.position, LOOK_ENTRIES)
-            known = [(str(entry.order_id), entry) for entry in entries]
+            part = await self._log.part(self.place.position, LOOK_EVENTS)
+            known = [(str(entry.order_id), entry) for entry in part.entries]
             missing: dict[UUID, int] = {}
             for order_id, entry in known:
                 last = self._last.get(order_id, 0)
                 if entry.sequence > last:
-                    missing.setdefault(entry.order_id, last)
+                    missing[entry.order_id] = last
             while missing:
                 logged = await self._log.after(list(missing.items()), PAGE)
                 self._take(map(self._encoded, logged))
@@ -260,12 +261,12 @@ class LogTail:
                     else {}
                 )
             for order_id, entry in known:
-                if entry.settled and entry.position < complete:
+                if entry.settled and entry.position < part.complete:
                     self._ended.append(order_id)
             while len(self._ended) > MAX_ENDED:
                 self._last.pop(self._ended.popleft(), None)
-            self.place = Place(self.place.home, complete)
-            if len(entries) < LOOK_ENTRIES:
+            self.place = Place(self.place.home, part.complete)
+            if part.last:
                 return
 
     def _encoded(self, logged: Logged) -> pb.OrderEvent:
