@@ -78,7 +78,7 @@ WITH added AS (
 INSERT INTO order_events
        (order_id, sequence, type, previous_status, status, settled, venue, time, detail, position)
 SELECT order_id, sequence, type, previous_status, status, settled,
-       CASE WHEN sequence > 2 THEN 'raydium' END, create_time, detail::jsonb, $3 + fill_slot
+       CASE WHEN sequence > 2 THEN 'raydium' END, create_time, detail::json, $3 + fill_slot
   FROM added, (VALUES {_EVENTS})
        AS event (sequence, type, previous_status, status, settled, detail)
 """

@@ -18,7 +18,7 @@ class Resolution(StrEnum):
     EXPIRED_UNLANDED = "expired_unlanded"
 
 
-class Evidence(msgspec.Struct, frozen=True):
+class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     """The readings that an attempt's resolution rests on; zero and "" where not needed."""
 
     status_context_slot: int
@@ -29,7 +29,7 @@ class Evidence(msgspec.Struct, frozen=True):
     height_context_slot: int = 0
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     """One signed transaction; live while `resolution` is None."""
 
     number: int
@@ -55,7 +55,7 @@ class Leftover(msgspec.Struct, frozen=True):
     amount: int
 
 
-class Fill(msgspec.Struct, frozen=True):
+class Fill(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a landed swap really paid and received, in base units, read from the chain."""
 
     amount_in: int

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 from msgspec.structs import replace
 
-from engine import adoption, rows, statements
+from engine import adoption, rows, statements, written_rows
 from engine.adoption import Landing
 from engine.errors import ClientOrderIdReused, StaleOrder
 from engine.order import Order, Transition
@@ -18,7 +18,7 @@ async def take(transitions: Sequence[Transition], connection: Any) -> list[async
     """Put these steps of one order on record; raises StaleOrder and then has written none."""
     async with connection.transaction():
         for transition in transitions:
-            if not await connection.fetch(statements.ADOPT, *statements.written([transition])):
+            if not await connection.fetch(statements.ADOPT, *written_rows.written([transition])):
                 raise stale(transition)
     return []
 

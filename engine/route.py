@@ -22,7 +22,7 @@ def venues_of(legs: Sequence[Leg]) -> str:
     return JOINED.join(dict.fromkeys([leg.venue for leg in legs]))
 
 
-class Leg(msgspec.Struct, frozen=True):
+class Leg(msgspec.Struct, frozen=True, omit_defaults=True):
     """One swap instruction of a route, in a pool of this kind ("raydium_cpmm", …).
 
     `min_amount_out` is the leg's own floor, which the program keeps; 0 until the route's floor
@@ -64,7 +64,7 @@ class Route(msgspec.Struct, frozen=True):
         return changes
 
 
-class VenueQuote(msgspec.Struct, frozen=True):
+class VenueQuote(msgspec.Struct, frozen=True, omit_defaults=True):
     """One venue's best single pool for the whole amount, or the refusal.
 
     `amount_out` is net of the pool's fee; `fee` is in token_in, 0 where the pool takes it from
@@ -87,7 +87,7 @@ class VenueQuote(msgspec.Struct, frozen=True):
     pool_share_ppm: int | None = None
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, omit_defaults=True):
     """One way to do the swap that was considered."""
 
     route: Route
@@ -118,7 +118,7 @@ class VenueScore(msgspec.Struct, frozen=True):
     score_ppm: int
 
 
-class RouteDecision(msgspec.Struct, frozen=True):
+class RouteDecision(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was considered, what won (None: nothing), why, and the floor.
 
     `candidates` are the ways considered, the winner first; only the best few are kept.

@@ -1,4 +1,4 @@
-"""The SQL of the store, with what a transition writes as data."""
+"""The SQL of the store."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 
 from engine.allowance import Allowance
-from engine.lifecycle import FINAL, Status
-from engine.order import Order, Transition
+from engine.lifecycle import Status
+from engine.order import Order
 from engine.written_rows import (
     CHECK_AFTER,
     FACTS,
@@ -19,9 +19,6 @@ from engine.written_rows import (
     column,
     columns,
     new_order,
-    order_move,
-    order_step,
-    signed_attempt,
 )
 
 # Read by statements that accept or sign, so that what operators set holds for all of them at once.
@@ -53,7 +50,7 @@ locked AS MATERIALIZED (
            not_before = now() + m.backoff,
            next_check_at = CASE WHEN NOT m.settled
                                 THEN now() + coalesce(m.backoff, m.check_after) END,
-           complete_time = CASE WHEN m.status = ANY($4::text[])
+           complete_time = CASE WHEN m.status = ANY($5::text[])
                                 THEN coalesce(o.complete_time, now()) END
       FROM move m, locked l
      WHERE l.order_id = o.order_id AND m.order_id = o.order_id AND o.sequence = m.replaces
@@ -63,13 +60,15 @@ locked AS MATERIALIZED (
     INSERT INTO attempts (sign_time, {", ".join(SignedAttempt._fields)})
     SELECT now(), {columns("a", SignedAttempt._fields)}
       FROM unnest($2::signed_attempt[]) AS a JOIN moved USING (order_id)
-        ON CONFLICT (order_id, number) DO UPDATE
-       SET resolution = EXCLUDED.resolution, evidence = EXCLUDED.evidence
-     WHERE attempts.resolution IS NULL
+), resolved AS (
+    UPDATE attempts a
+       SET resolution = r.resolution, evidence = r.evidence
+      FROM unnest($3::resolved_attempt[]) AS r JOIN moved USING (order_id)
+     WHERE a.order_id = r.order_id AND a.number = r.number AND a.resolution IS NULL
 ), logged AS (
     INSERT INTO order_events (position, time, {", ".join(OrderStep._fields)})
     SELECT {_POSITION}, now(), {columns("e", OrderStep._fields)}
-      FROM unnest($3::order_step[]) AS e JOIN moved USING (order_id)
+      FROM unnest($4::order_step[]) AS e JOIN moved USING (order_id)
 )
 SELECT order_id, not_before, update_time, complete_time FROM moved
 """
@@ -77,23 +76,6 @@ SAVE: Final = _SAVE.replace("$%GUARD%", _GUARD)
 # The same for what has happened on the chain already, whatever may be signed now.
 ADOPT: Final = _SAVE.replace("$%GUARD%", "")
 
-
-def written(batch: Sequence[Transition]) -> list[object]:
-    """The arguments of SAVE and ADOPT."""
-    events = [event for transition in batch for event in transition.events]
-    return [
-        [order_move(transition) for transition in batch],
-        [
-            signed_attempt(event.order_id, attempt)
-            for event in events
-            if (attempt := event.detail.attempt) is not None
-        ],
-        [order_step(event) for event in events],
-        _FINAL,
-    ]
-
-
-_FINAL: Final = [status.value for status in FINAL]
 
 # What is known to have swapped already is no new order, and is added in every trading state.
 _IS_NEW: Final = f"""

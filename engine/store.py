@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from engine import recovery, rows, statements
+from engine import recovery, rows, statements, written_rows
 from engine.allowance import UNLIMITED, Allowance
 from engine.batch import Batcher
 from engine.database import reaching, refusal
@@ -365,7 +365,7 @@ class Store:
         return StoreUnavailable("the order could not be stored just now; repeat the call")
 
     async def _save_rows(self, batch: Sequence[Transition]) -> list[Transition | BaseException]:
-        updated = await self._fetch(statements.SAVE, *statements.written(batch))
+        updated = await self._fetch(statements.SAVE, *written_rows.written(batch))
         moved = {row["order_id"]: row for row in updated}
         results = [_committed(transition, moved) for transition in batch]
         self._tell([result for result in results if isinstance(result, Transition)])

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from engine.attempt import Attempt
-from engine.lifecycle import EventType, Status
+from engine.lifecycle import FINAL, EventType, Status
 from engine.order import Order, OrderEvent, Transition
 from engine.rows import encode, encode_detail
 
@@ -85,7 +85,7 @@ class OrderStep(NamedTuple):
 
 
 class SignedAttempt(NamedTuple):
-    """An attempt as it is signed, or as it is resolved."""
+    """An attempt as it comes on record."""
 
     order_id: UUID
     number: int
@@ -100,6 +100,24 @@ class SignedAttempt(NamedTuple):
     legs: str
 
 
+class ResolvedAttempt(NamedTuple):
+    """How an attempt on record ended."""
+
+    order_id: UUID
+    number: int
+    resolution: str
+    evidence: str
+
+
+# Events that end an attempt that is on record; an attempt with any other event comes on record.
+_RESOLVING: Final = {
+    EventType.SWAP_FINALIZED,
+    EventType.ATTEMPT_RESOLVED,
+    EventType.ATTEMPT_RESOLVED_FAILED,
+    EventType.ATTEMPT_RESOLVED_CANCELLED,
+    EventType.ATTEMPT_RESOLVED_EXPIRED,
+}
+_FINAL: Final = [status.value for status in FINAL]
 # What is written into columns of the same names.
 FACTS: Final = OrderMove._fields[OrderMove._fields.index("status") :]
 REQUEST: Final = NewOrder._fields[:-1]
@@ -111,7 +129,7 @@ CASTS: Final = {
     "quoted_amount_out": "numeric",
     "filled_amount_in": "numeric",
     "amount_out": "numeric",
-    "detail": "jsonb",
+    "detail": "json",
 }
 
 
@@ -200,3 +218,32 @@ def signed_attempt(order_id: UUID, attempt: Attempt) -> SignedAttempt:
         encode(attempt.evidence) if attempt.evidence else None,
         encode(attempt.legs),
     )
+
+
+def resolved_attempt(order_id: UUID, attempt: Attempt) -> ResolvedAttempt:
+    assert attempt.resolution is not None
+    return ResolvedAttempt(
+        order_id, attempt.number, attempt.resolution.value, encode(attempt.evidence)
+    )
+
+
+def written(batch: Sequence[Transition]) -> list[object]:
+    """What these transitions write: the arguments of SAVE and ADOPT."""
+    events = [event for transition in batch for event in transition.events]
+    signed: list[SignedAttempt] = []
+    resolved: list[ResolvedAttempt] = []
+    for event in events:
+        attempt = event.detail.attempt
+        if attempt is None:
+            continue
+        if event.type in _RESOLVING:
+            resolved.append(resolved_attempt(event.order_id, attempt))
+        else:
+            signed.append(signed_attempt(event.order_id, attempt))
+    return [
+        [order_move(transition) for transition in batch],
+        signed,
+        resolved,
+        [order_step(event) for event in events],
+        _FINAL,
+    ]

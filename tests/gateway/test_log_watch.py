@@ -273,7 +273,9 @@ async def test_an_event_committed_late_is_skipped_by_no_token(
         transaction = connection.transaction()
         await transaction.start()
         # It has its position now, and is committed after others with positions behind it.
-        assert await connection.fetch(statements.SAVE, *statements.written([late.start_routing()]))
+        assert await connection.fetch(
+            statements.SAVE, *written_rows.written([late.start_routing()])
+        )
         other = await _settle(relay, other)
         await client.until((str(other.order_id), LIFE))
         await client.heartbeat()
