@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from msgspec.structs import replace
 
-from engine import statements, wire
+from engine import statements, wire, written_rows
 from engine.bus import EVENTS_SUBJECT, Bus
 from engine.event_log import EventLog, Extent
 from engine.lifecycle import Status
