@@ -6,12 +6,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
 import typer
+from msgspec import to_builtins
 
 from engine.amm.kinds import KINDS
 from engine.amm.snapshot import InvalidSnapshot
@@ -70,7 +70,7 @@ def quote_pool(
     if "onchain_error" in told:
         return _refused(kind, "ZERO_OUTPUT", told["onchain_error"])
     asked = {"mode": mode, "zero_for_one": request.zero_for_one, "now": request.now}
-    _print({"kind": kind} | asked | told | {"pool_after": asdict(done.pool)})
+    _print({"kind": kind} | asked | told | {"pool_after": to_builtins(done.pool)})
     return Exit.DONE
 
 
