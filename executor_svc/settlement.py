@@ -21,6 +21,7 @@ from executor_svc.executor import Executor
 
 logger = structlog.get_logger()
 
+# A sent attempt is due no sooner, and what the chain hints at does not wait for it.
 TICK_SECONDS: Final = 0.2
 CLAIM_LIMIT: Final = 500
 LISTEN_AGAIN_SECONDS: Final = 0.5
