@@ -38,10 +38,10 @@ _EVENTS: Final = """
  '{"route": {"quotes": [
      {"venue": "raydium", "latency_microseconds": 900, "amount_out": 15000000, "fee": 250000,
       "pool": "7qbRF6YsyGuLUVs6Y1q64bdVrfe4ZcUUz1JRdoVNUJnm", "price_impact_ppm": 1,
-      "slot": 1, "refusal": null, "permanent": false},
+      "slot": 1},
      {"venue": "meteora", "latency_microseconds": 900, "amount_out": 14990000, "fee": 200000,
       "pool": "7qbRF6YsyGuLUVs6Y1q64bdVrfe4ZcUUz1JRdoVNUJnm", "price_impact_ppm": 1,
-      "slot": 1, "refusal": null, "permanent": false}],
+      "slot": 1}],
    "why": "raydium yields most after its fee",
    "route": {"legs": $%LEGS%, "quoted_amount_out": 15000000},
    "min_amount_out": 13500000}}'),
@@ -71,8 +71,7 @@ WITH added AS (
         min_amount_out, transaction, sign_time, resolution, evidence)
     SELECT order_id, 1, 'raydium', '{_LEGS}', fill_signature, {_POOL}, fill_slot + 150,
            13500000, {_TRANSACTION}, create_time, 'landed',
-           '{{"status_context_slot": 1, "node": "node-1", "slot": 1, "error": "",
-             "finalized_block_height": 0, "height_context_slot": 0}}'
+           '{{"status_context_slot": 1, "node": "node-1", "slot": 1}}'
       FROM added
 )
 INSERT INTO order_events

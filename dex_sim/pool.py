@@ -64,7 +64,7 @@ class Facts(NamedTuple):
     config: int = 0
 
 
-# Without slots: a state is written down once and then kept.
+# With a dict: a state is written down once and then kept there.
 class Pool(msgspec.Struct, frozen=True, dict=True):
     """A pool's facts, its state, and what its vaults hold in base units.
 

@@ -14,8 +14,8 @@ from engine.written_rows import (
     CHECK_AFTER,
     FACTS,
     REQUEST,
+    NewAttempt,
     OrderStep,
-    SignedAttempt,
     column,
     columns,
     new_order,
@@ -39,7 +39,7 @@ _POSITION: Final = "(SELECT event_position(pg_current_xact_id()))"
 # Each row is guarded by its own version; rows are locked in id order, so that two batches
 # never wait for each other in a circle. The events are written by the statement that moves.
 _SAVE: Final = f"""
-WITH move AS (SELECT * FROM unnest($1::order_move[])),
+WITH move AS (SELECT * FROM unnest($1::moved_order[])),
 locked AS MATERIALIZED (
     SELECT o.order_id FROM orders o JOIN move m USING (order_id)
      ORDER BY o.order_id FOR NO KEY UPDATE OF o
@@ -57,12 +57,12 @@ locked AS MATERIALIZED (
        $%GUARD%
  RETURNING o.order_id, o.not_before, o.update_time, o.complete_time
 ), signed AS (
-    INSERT INTO attempts (sign_time, {", ".join(SignedAttempt._fields)})
-    SELECT now(), {columns("a", SignedAttempt._fields)}
-      FROM unnest($2::signed_attempt[]) AS a JOIN moved USING (order_id)
+    INSERT INTO attempts (sign_time, {", ".join(NewAttempt._fields)})
+    SELECT now(), {columns("a", NewAttempt._fields)}
+      FROM unnest($2::new_attempt[]) AS a JOIN moved USING (order_id)
 ), resolved AS (
     UPDATE attempts a
-       SET resolution = r.resolution, evidence = r.evidence
+       SET resolution = r.resolution, evidence = {column("r", "evidence")}
       FROM unnest($3::resolved_attempt[]) AS r JOIN moved USING (order_id)
      WHERE a.order_id = r.order_id AND a.number = r.number AND a.resolution IS NULL
 ), logged AS (

@@ -45,7 +45,7 @@ class NewOrder(NamedTuple):
     key_hash: str | None
 
 
-class OrderMove(NamedTuple):
+class MovedOrder(NamedTuple):
     """The version of an order that takes the place of the one with sequence `replaces`."""
 
     order_id: UUID
@@ -84,7 +84,7 @@ class OrderStep(NamedTuple):
     detail: str
 
 
-class SignedAttempt(NamedTuple):
+class NewAttempt(NamedTuple):
     """An attempt as it comes on record."""
 
     order_id: UUID
@@ -119,7 +119,7 @@ _RESOLVING: Final = {
 }
 _FINAL: Final = [status.value for status in FINAL]
 # What is written into columns of the same names.
-FACTS: Final = OrderMove._fields[OrderMove._fields.index("status") :]
+FACTS: Final = MovedOrder._fields[MovedOrder._fields.index("status") :]
 REQUEST: Final = NewOrder._fields[:-1]
 # What is not sent as what its column holds.
 CASTS: Final = {
@@ -130,6 +130,8 @@ CASTS: Final = {
     "filled_amount_in": "numeric",
     "amount_out": "numeric",
     "detail": "json",
+    "legs": "json",
+    "evidence": "json",
 }
 
 
@@ -162,10 +164,10 @@ def new_order(order: Order, key_hash: str | None) -> NewOrder:
     )
 
 
-def order_move(transition: Transition) -> OrderMove:
+def moved_order(transition: Transition) -> MovedOrder:
     order = transition.order
     route, failure, fill, floor = order.route, order.failure, order.fill, order.min_amount_out
-    return OrderMove(
+    return MovedOrder(
         order_id=order.order_id,
         replaces=transition.replaces,
         sequence=order.sequence,
@@ -204,8 +206,8 @@ def order_step(event: OrderEvent) -> OrderStep:
     )
 
 
-def signed_attempt(order_id: UUID, attempt: Attempt) -> SignedAttempt:
-    return SignedAttempt(
+def new_attempt(order_id: UUID, attempt: Attempt) -> NewAttempt:
+    return NewAttempt(
         order_id,
         attempt.number,
         attempt.venue,
@@ -230,7 +232,7 @@ def resolved_attempt(order_id: UUID, attempt: Attempt) -> ResolvedAttempt:
 def written(batch: Sequence[Transition]) -> list[object]:
     """What these transitions write: the arguments of SAVE and ADOPT."""
     events = [event for transition in batch for event in transition.events]
-    signed: list[SignedAttempt] = []
+    new: list[NewAttempt] = []
     resolved: list[ResolvedAttempt] = []
     for event in events:
         attempt = event.detail.attempt
@@ -239,10 +241,10 @@ def written(batch: Sequence[Transition]) -> list[object]:
         if event.type in _RESOLVING:
             resolved.append(resolved_attempt(event.order_id, attempt))
         else:
-            signed.append(signed_attempt(event.order_id, attempt))
+            new.append(new_attempt(event.order_id, attempt))
     return [
-        [order_move(transition) for transition in batch],
-        signed,
+        [moved_order(transition) for transition in batch],
+        new,
         resolved,
         [order_step(event) for event in events],
         _FINAL,

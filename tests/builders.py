@@ -9,6 +9,7 @@ from engine.failures import Failure
 from engine.lifecycle import Status
 from engine.order import Order, OrderRequest, Transition
 from engine.route import Leg, Route, RouteDecision, VenueQuote
+from engine.store import Store
 
 SOL = "So11111111111111111111111111111111111111112"
 USDC = "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"
@@ -102,6 +103,18 @@ def steps(order: Order, status: Status) -> list[Transition]:
         return taken
     take(order.confirm(fill(order)))
     return taken
+
+
+async def stored(store: Store, status: Status, order: Order | None = None) -> Order:
+    """An order that was led to `status` in the database, and that nobody was told of."""
+    return await led(store, (await store.add(order or new_order())).order, status)
+
+
+async def led(store: Store, order: Order, status: Status) -> Order:
+    """The stored PENDING order, led to `status` by steps that nobody was told of."""
+    for transition in steps(order, status):
+        order = (await store.save(transition)).order
+    return order
 
 
 def in_status(status: Status) -> Order:

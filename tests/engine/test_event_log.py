@@ -6,22 +6,15 @@ import asyncio
 
 from engine.event_log import EventLog
 from engine.lifecycle import Status
-from engine.order import Order
 from engine.store import Store
 from tests import builders
-
-
-async def led(store: Store, status: Status) -> Order:
-    order = (await store.add(builders.new_order())).order
-    for transition in builders.steps(order, status):
-        order = (await store.save(transition)).order
-    return order
+from tests.builders import stored
 
 
 async def test_a_part_has_an_entry_for_each_order_with_events_there(store: Store) -> None:
     log = EventLog(store)
     begin = (await log.extent()).end
-    waiting, done = await led(store, Status.PENDING), await led(store, Status.CONFIRMED)
+    waiting, done = await stored(store, Status.PENDING), await stored(store, Status.CONFIRMED)
 
     part = await log.part(begin, 1000)
 
@@ -36,10 +29,10 @@ async def test_a_part_has_an_entry_for_each_order_with_events_there(store: Store
 async def test_a_part_that_is_cut_off_is_complete_up_to_its_last_transaction(store: Store) -> None:
     log = EventLog(store)
     position = (await log.extent()).end
-    done = await led(store, Status.CONFIRMED)
+    done = await stored(store, Status.CONFIRMED)
     together = [builders.new_order() for _ in range(3)]
     await asyncio.gather(*(store.add(order) for order in together))
-    await led(store, Status.PENDING)
+    await stored(store, Status.PENDING)
 
     found: dict[object, int] = {}
     while True:
@@ -58,7 +51,7 @@ async def test_a_part_that_is_cut_off_is_complete_up_to_its_last_transaction(sto
 
 async def test_nothing_new_is_an_empty_part(store: Store) -> None:
     log = EventLog(store)
-    await led(store, Status.PENDING)
+    await stored(store, Status.PENDING)
     end = (await log.extent()).end
 
     part = await log.part(end, 1000)

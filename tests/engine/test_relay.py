@@ -27,6 +27,7 @@ from engine.store import Store, open_store
 from engine.v1 import orders_pb2
 from oee.nats import Nats
 from tests import builders
+from tests.builders import stored
 
 PATIENCE_SECONDS = 20
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -80,13 +81,6 @@ async def reconciling(*relays: Relay) -> AsyncIterator[None]:
     finally:
         stop.set()
         await asyncio.wait_for(loops, PATIENCE_SECONDS)
-
-
-async def stored(store: Store, status: Status) -> Order:
-    order = (await store.add(builders.new_order())).order
-    for transition in builders.steps(order, status):
-        order = (await store.save(transition)).order
-    return order
 
 
 async def make_due(dsn: str) -> None:

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from engine import statements
+from engine import rows, statements
 from engine.attempt import Resolution
 from engine.errors import StaleOrder, StartupError, StoreUnavailable
 from engine.event_log import EventLog
@@ -23,14 +23,7 @@ from engine.token import MAX_AMOUNT
 from engine.written_rows import CHECK_AFTER
 from oee.postgres import Postgres
 from tests import builders
-
-
-async def stored(store: Store, status: Status, order: Order | None = None) -> Order:
-    """An order that was led to `status` in the database."""
-    found = (await store.add(order or builders.new_order())).order
-    for transition in builders.steps(found, status):
-        found = (await store.save(transition)).order
-    return found
+from tests.builders import stored
 
 
 async def read(store: Store, order: Order) -> Order:
@@ -163,6 +156,38 @@ async def test_a_second_live_attempt_cannot_be_stored(store: Store) -> None:
         await store.save(transition)
 
     assert [attempt.number for attempt in (await read(store, order)).attempts] == [1]
+
+
+async def test_an_attempt_comes_on_record_once(store: Store) -> None:
+    order = await stored(store, Status.SUBMITTED)
+    [recorded] = order.attempts
+    mistaken = replace(order, attempts=(), status=Status.BUILDING)
+    transition = mistaken.sign(replace(recorded, blockhash="another"))
+
+    with pytest.raises(asyncpg.UniqueViolationError, match="attempts_pkey"):
+        await store.save(transition)
+
+    assert (await read(store, order)).attempts == (recorded,)
+
+
+async def test_facts_are_kept_as_they_were_written(store: Store, dsn: str) -> None:
+    order = await stored(store, Status.SUBMITTED)
+
+    connection = await asyncpg.connect(dsn, timeout=5)
+    try:
+        kept = await connection.fetch(
+            "SELECT detail, detail -> 'route' -> 'quotes' -> 0 ->> 'venue' AS venue"
+            " FROM order_events WHERE order_id = $1 ORDER BY sequence",
+            order.order_id,
+        )
+    finally:
+        await connection.close(timeout=5)
+
+    events = await store.events([(order.order_id, 0)], 100)
+    assert [row["detail"] for row in kept] == [rows.encode_detail(e.detail) for e in events]
+    assert [row["venue"] for row in kept if row["venue"]] == ["meteora"]
+    # What is as it is by default is not written.
+    assert not any(word in row["detail"] for row in kept for word in ("null", "[]", "permanent"))
 
 
 async def test_a_resolved_attempt_keeps_its_resolution_and_evidence(store: Store) -> None:

@@ -14,7 +14,8 @@ from engine.lifecycle import Status
 from engine.store import Store
 from engine.trading import Setting, TradingState, TradingSwitch
 from tests import builders
-from tests.engine.test_store import execute, stored
+from tests.builders import stored
+from tests.engine.test_store import execute
 
 ACTIVE, CANCEL_ONLY, HALTED = TradingState
 PATIENCE_SECONDS = 15

@@ -103,12 +103,6 @@ async def _lead(relay: Relay, order: Order, status: Status) -> Order:
     return order
 
 
-async def _unannounced(store: Store, order: Order, status: Status) -> Order:
-    for transition in builders.steps(order, status):
-        order = (await store.save(transition)).order
-    return order
-
-
 def _life(*orders: Order, after: int = 0, until: int = LIFE) -> list[Seen]:
     return [(str(o.order_id), n) for o in orders for n in range(after + 1, until + 1)]
 
@@ -403,7 +397,7 @@ async def test_all_that_is_wrong_is_told_at_once(gateway: Gateway) -> None:
 
 async def test_what_nobody_announced_comes_all_the_same(gateway: Gateway, store: Store) -> None:
     client = await _watch(gateway)
-    order = await _unannounced(store, await _accept(store), Status.CONFIRMED)
+    order = await builders.led(store, await _accept(store), Status.CONFIRMED)
     await store.save(order.finalize(builders.EVIDENCE))
 
     await client.until(*_life(order))
@@ -416,7 +410,7 @@ async def test_without_nats_everything_comes_all_the_same(
     async with running(dsn, nats.url) as gateway:
         client = await _watch(gateway)
         await asyncio.to_thread(nats.stop)
-        order = await _unannounced(store, await _accept(store), Status.FAILED)
+        order = await builders.led(store, await _accept(store), Status.FAILED)
         await client.until(*_life(order, until=3))
         assert client.of(order) == [1, 2, 3]
 
@@ -426,7 +420,7 @@ async def test_repeated_and_reordered_messages_do_not_show(
 ) -> None:
     assert bus.client is not None
     client = await _watch(gateway, heartbeat_interval=ONE_SECOND)
-    order = await _unannounced(store, await _accept(store), Status.CONFIRMED)
+    order = await builders.led(store, await _accept(store), Status.CONFIRMED)
     order = (await store.save(order.finalize(builders.EVIDENCE))).order
     request = pb.ListOrderEventsRequest(order_id=str(order.order_id))
     stored = list((await gateway.client.ListOrderEvents(request)).events)
@@ -444,7 +438,7 @@ async def test_what_is_announced_long_after_the_order_was_settled_does_not_show(
 ) -> None:
     assert bus.client is not None
     client = await _watch(gateway, heartbeat_interval=ONE_SECOND)
-    order = await _unannounced(store, await _accept(store), Status.FAILED)
+    order = await builders.led(store, await _accept(store), Status.FAILED)
     await client.until((str(order.order_id), 3))
     await client.heartbeat()  # the log was held against it, and found complete
     stored = list(client.events)

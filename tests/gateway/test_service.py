@@ -56,10 +56,7 @@ def _timestamp(time: datetime) -> Timestamp:
 
 async def _accepted(store: Store, status: Status, key: str | None = None) -> Order:
     """An order that routers and executors led to this status."""
-    order = (await store.add(builders.new_order(key))).order
-    for transition in builders.steps(order, status):
-        order = (await store.save(transition)).order
-    return order
+    return await builders.stored(store, status, builders.new_order(key))
 
 
 # ── SubmitOrder ───────────────────────────────────────────────────────────────────────────────

@@ -69,13 +69,6 @@ async def _finish(relay: Relay, order: Order) -> Order:
     return await relay.commit(order.finalize(builders.EVIDENCE))
 
 
-async def _unannounced(store: Store, order: Order, status: Status) -> Order:
-    """Steps whose messages all get lost."""
-    for transition in builders.steps(order, status):
-        order = (await store.save(transition)).order
-    return order
-
-
 def _watch(gateway: Gateway, order: Order, **fields: Any) -> Any:
     """A running watch; a fresh one replays the whole life unless told otherwise."""
     request = pb.WatchOrderRequest(order_id=str(order.order_id), **fields)
@@ -304,7 +297,7 @@ async def test_an_order_accepted_here_of_which_a_message_got_lost_is_read(
 ) -> None:
     await _started(_watch(gateway, await _accept(store)), bus)
     order = await _submitted(gateway, store)
-    order = await _unannounced(store, order, Status.SUBMITTED)
+    order = await builders.led(store, order, Status.SUBMITTED)
     order = await _finish(relay, order)
 
     assert _sequences(await _rest(_replay(gateway, order))) == [*range(1, LIFE + 1)]
@@ -336,7 +329,7 @@ async def test_a_gap_is_filled_as_soon_as_it_shows(
     responses = await _started(watch, bus)
     assert (await _next(responses)).heartbeat.sequence == 1
 
-    order = await _unannounced(store, order, Status.BUILDING)
+    order = await builders.led(store, order, Status.BUILDING)
     await relay.commit(order.fail(builders.FAILURE))
     assert _sequences(await _rest(responses)) == [2, 3, 4, 5]
 
@@ -350,7 +343,7 @@ async def test_a_lost_last_message_is_made_up_for_by_the_next_look(
         responses = await _started(watch, bus)
         assert (await _next(responses)).heartbeat.sequence == 1
 
-        await _unannounced(store, order, Status.FAILED)
+        await builders.led(store, order, Status.FAILED)
         assert _sequences(await _rest(responses)) == [2, 3]
 
 
@@ -361,7 +354,7 @@ async def test_without_nats_a_watch_still_completes(dsn: str, nats: Nats, store:
         await _next(watch)
 
         await asyncio.to_thread(nats.stop)
-        order = await _unannounced(store, order, Status.CONFIRMED)
+        order = await builders.led(store, order, Status.CONFIRMED)
         await store.save(order.finalize(builders.EVIDENCE))
         assert _sequences(await _rest(watch)) == [*range(2, LIFE + 1)]
 
@@ -373,7 +366,7 @@ async def test_what_happened_while_nats_was_away_arrives_when_it_is_back(
     watch = await _started(_replay(gateway, order), bus)
 
     await asyncio.to_thread(nats.stop)
-    order = await _unannounced(store, order, Status.SUBMITTED)
+    order = await builders.led(store, order, Status.SUBMITTED)
     await asyncio.to_thread(nats.start)
     assert [(await _next(watch)).event.sequence for _ in range(4)] == [2, 3, 4, 5]
     # From here on by message again: the subscription has survived.
@@ -429,7 +422,7 @@ async def test_repeated_and_reordered_messages_do_not_show(
     assert bus.client is not None
     order = await _accept(store)
     watch = await _started(_replay(gateway, order), bus)
-    order = await _unannounced(store, order, Status.CONFIRMED)
+    order = await builders.led(store, order, Status.CONFIRMED)
     await store.save(order.finalize(builders.EVIDENCE))
     stored = await _stored(gateway, order)
 

@@ -181,9 +181,7 @@ async def test_an_order_past_expire_time_is_not_routed(store: Store, router: Rou
 
 @pytest.mark.parametrize("status", [Status.BUILDING, Status.SUBMITTED, Status.FAILED])
 async def test_a_late_hint_changes_nothing(store: Store, router: Router, status: Status) -> None:
-    order = (await store.add(builders.new_order())).order
-    for transition in builders.steps(order, status):
-        order = (await store.save(transition)).order
+    order = await builders.stored(store, status)
 
     await router.route(order.order_id)
 
