@@ -63,7 +63,7 @@ locked AS MATERIALIZED (
 ), resolved AS (
     UPDATE attempts a
        SET resolution = r.resolution, evidence = {column("r", "evidence")}
-      FROM unnest($3::resolved_attempt[]) AS r JOIN moved USING (order_id)
+      FROM unnest($3::ended_attempt[]) AS r JOIN moved USING (order_id)
      WHERE a.order_id = r.order_id AND a.number = r.number AND a.resolution IS NULL
 ), logged AS (
     INSERT INTO order_events (position, time, {", ".join(OrderStep._fields)})

@@ -100,7 +100,7 @@ class NewAttempt(NamedTuple):
     legs: str
 
 
-class ResolvedAttempt(NamedTuple):
+class EndedAttempt(NamedTuple):
     """How an attempt on record ended."""
 
     order_id: UUID
@@ -222,9 +222,9 @@ def new_attempt(order_id: UUID, attempt: Attempt) -> NewAttempt:
     )
 
 
-def resolved_attempt(order_id: UUID, attempt: Attempt) -> ResolvedAttempt:
+def ended_attempt(order_id: UUID, attempt: Attempt) -> EndedAttempt:
     assert attempt.resolution is not None
-    return ResolvedAttempt(
+    return EndedAttempt(
         order_id, attempt.number, attempt.resolution.value, encode(attempt.evidence)
     )
 
@@ -233,19 +233,19 @@ def written(batch: Sequence[Transition]) -> list[object]:
     """What these transitions write: the arguments of SAVE and ADOPT."""
     events = [event for transition in batch for event in transition.events]
     new: list[NewAttempt] = []
-    resolved: list[ResolvedAttempt] = []
+    ended: list[EndedAttempt] = []
     for event in events:
         attempt = event.detail.attempt
         if attempt is None:
             continue
         if event.type in _RESOLVING:
-            resolved.append(resolved_attempt(event.order_id, attempt))
+            ended.append(ended_attempt(event.order_id, attempt))
         else:
             new.append(new_attempt(event.order_id, attempt))
     return [
         [moved_order(transition) for transition in batch],
         new,
-        resolved,
+        ended,
         [order_step(event) for event in events],
         _FINAL,
     ]

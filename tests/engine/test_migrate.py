@@ -25,7 +25,13 @@ from tests import builders
 SCRIPTS = Path(module.__file__).parent / "migrations"
 SHIPPED = sorted(path.name for path in SCRIPTS.glob("*.sql"))
 # Orders in every status, as the code wrote them when a route was one pool; see its README.
-BEFORE_LEGS = Path(__file__).parents[1] / "data" / "orders_before_legs.sql"
+DATA = Path(__file__).parents[1] / "data"
+BEFORE_LEGS = DATA / "orders_before_legs.sql"
+# The script as it was released, and as it was edited afterwards: some databases ran that one.
+FACTS_AS_WRITTEN = {
+    "released": (SCRIPTS / "0009_facts_as_written.sql").read_text(),
+    "edited": (DATA / "0009_facts_as_edited.sql").read_text(),
+}
 
 
 async def ask(dsn: str, statement: str) -> list[asyncpg.Record]:
@@ -95,9 +101,9 @@ async def test_scripts_run_by_name_and_only_those_that_are_missing(empty: str, s
 
 def test_no_script_alters_a_type_that_running_services_write_with() -> None:
     # asyncpg keeps what it knows of a type: each row in the old shape would be refused. Those
-    # before 0009 did.
+    # before 0010 did.
     altering = [n for n in SHIPPED if "ALTER TYPE" in (SCRIPTS / n).read_text().upper()]
-    assert [name for name in altering if name >= "0009"] == []
+    assert [name for name in altering if name >= "0010"] == []
     assert altering
 
 
@@ -143,18 +149,60 @@ async def test_a_service_refuses_a_database_that_was_never_migrated(
             pass
 
 
+def put(shelf: Path, *, before: str = "9999") -> None:
+    """Have the shipped scripts on the shelf, those before this one only."""
+    for name in SHIPPED:
+        if name < before:
+            (shelf / name).write_text((SCRIPTS / name).read_text())
+
+
+async def types(dsn: str) -> set[tuple[str, int, str]]:
+    """The types of rows, each with its identity and all its attributes."""
+    found = await ask(
+        dsn,
+        "SELECT t.typname AS name, t.oid, string_agg("
+        "           a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', '"
+        "           ORDER BY a.attnum) AS attributes"
+        "  FROM pg_type t JOIN pg_class c ON c.oid = t.typrelid AND c.relkind = 'c'"
+        "  JOIN pg_attribute a ON a.attrelid = c.oid"
+        " WHERE t.typnamespace = current_schema()::regnamespace GROUP BY t.oid",
+    )
+    return {(row["name"], row["oid"], row["attributes"]) for row in found}
+
+
+@pytest.mark.parametrize("script", FACTS_AS_WRITTEN)
+async def test_either_database_of_before_is_written_to_and_serves_those_who_do_already(
+    empty: str, shelf: Path, script: str
+) -> None:
+    put(shelf, before="0009")
+    (shelf / "0009_facts_as_written.sql").write_text(FACTS_AS_WRITTEN[script])
+    await migrate(empty)
+    before = await types(empty)
+
+    put(shelf)
+    await migrate(empty)
+
+    assert {name for name, *_ in before} >= {"order_move", "signed_attempt", "resolved_attempt"}
+    assert before <= await types(empty)
+    async with open_store(empty) as store:
+        order = await builders.stored(store, Status.CONFIRMED)
+        settled = (await store.save(order.finalize(builders.EVIDENCE))).order
+        read = await store.get(order.order_id)
+    assert read is not None
+    assert read.route == builders.route()
+    assert read.attempts == settled.attempts
+    assert [attempt.evidence for attempt in read.attempts] == [builders.EVIDENCE]
+
+
 @pytest.fixture
 async def aged(empty: str, shelf: Path) -> AsyncIterator[Store]:
     """A database whose orders were written before routes had legs."""
-    for name in SHIPPED:
-        if name < "0005":
-            (shelf / name).write_text((SCRIPTS / name).read_text())
+    put(shelf, before="0005")
     await migrate(empty)
     connection = await asyncpg.connect(empty, timeout=10)
     await connection.execute(BEFORE_LEGS.read_text())
     await connection.close()
-    for name in SHIPPED:
-        (shelf / name).write_text((SCRIPTS / name).read_text())
+    put(shelf)
     await migrate(empty)
     async with open_store(empty) as store:
         yield store
