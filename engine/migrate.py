@@ -11,7 +11,7 @@ import structlog
 from pydantic import Field
 
 from engine import runtime
-from engine.database import reaching
+from engine.connections import reaching
 
 # Any constant: it only has to be the same in every process that migrates.
 ADVISORY_LOCK: Final = 0x0EE

@@ -268,6 +268,8 @@ CHECK_AFTER_JSON: Final = msgspec.json.encode(
     {status: f"{delay.total_seconds()} s" for status, delay in CHECK_AFTER.items()}
 ).decode()
 
+TOKENS: Final = "SELECT symbol, mint, decimals FROM tokens"
+
 # A copy of the database in another server counts its transactions anew; positions go on growing.
 GO_ON_IN_A_COPY: Final = """
 UPDATE event_log

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,12 +18,11 @@ from msgspec.structs import replace
 from engine import recovery, rows, statements, written_rows
 from engine.allowance import UNLIMITED, Allowance
 from engine.batch import Batcher
-from engine.database import reaching, refusal
+from engine.connections import STATEMENT_SECONDS, Connections, Query, open_connections
 from engine.errors import (
     ClientOrderIdReused,
     QuotaExceeded,
     RateLimited,
-    StartupError,
     StoreUnavailable,
     TradingHalted,
 )
@@ -33,12 +32,6 @@ from engine.token import Token, Tokens
 
 logger = structlog.get_logger()
 
-ACQUIRE_SECONDS: Final = 2.0
-STATEMENT_SECONDS: Final = 5.0
-OPEN_SECONDS: Final = 30.0
-CONNECTIONS: Final = 10
-# A new one has every statement to prepare.
-CONNECTION_QUERIES: Final = 1_000_000
 WRITERS: Final = 3
 READERS: Final = 3
 # Batches grow while a statement runs; one that waits for a lock holds up the others no longer.
@@ -48,20 +41,6 @@ BATCH_LIMIT: Final = 250
 # How far the looks at an order that stands still back off.
 OFFER_AT_LEAST_EVERY: Final = timedelta(seconds=5)
 SETTLE_AT_LEAST_EVERY: Final = timedelta(seconds=2)
-
-# The server is unreachable, going down, coming up, or did not answer in time.
-_AWAY: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.QueryCanceledError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.InternalClientError,
-)
 
 
 class Added(msgspec.Struct, frozen=True):
@@ -81,8 +60,8 @@ class Store:
     are safe to repeat.
     """
 
-    def __init__(self, pool: asyncpg.Pool, tokens: Tokens) -> None:
-        self._pool = pool
+    def __init__(self, connections: Connections, tokens: Tokens) -> None:
+        self._connections = connections
         self.tokens = tokens
         self._listeners: list[Listener] = []
         self._gets: Batcher[UUID, Order | None] = Batcher(
@@ -164,8 +143,10 @@ class Store:
 
     async def get_by_client_order_id(self, account: str, client_order_id: str) -> Order | None:
         """The order that this account gave this key, or None."""
-        row = await self._fetchrow(statements.GET_BY_CLIENT_ORDER_ID, account, client_order_id)
-        return None if row is None else rows.order(row)
+        found = await self._connections.fetch(
+            statements.GET_BY_CLIENT_ORDER_ID, account, client_order_id
+        )
+        return rows.order(found[0]) if found else None
 
     async def earlier(self, order: Order) -> Order | None:
         """What adding this order would return instead of a new one, or None; adds nothing new.
@@ -188,7 +169,7 @@ class Store:
         limit: int,
     ) -> list[Order]:
         """The account's orders in the order of their ids, after the one with id `after`."""
-        found = await self._fetch(
+        found = await self._connections.fetch(
             statements.OLDEST_FIRST if oldest_first else statements.NEWEST_FIRST,
             account,
             after,
@@ -205,7 +186,8 @@ class Store:
         """Events of several orders, each after its own sequence, by order and sequence."""
         ids, sequences = [i for i, _ in after], [s for _, s in after]
         return [
-            rows.event(row) for row in await self._fetch(statements.EVENTS, ids, sequences, limit)
+            rows.event(row)
+            for row in await self._connections.fetch(statements.EVENTS, ids, sequences, limit)
         ]
 
     async def claim_to_offer(self, limit: int) -> list[Order]:
@@ -218,50 +200,31 @@ class Store:
 
     async def count_waiting(self, limit: int) -> int:
         """How many orders nothing is signed for yet; counted no further than `limit`."""
-        [row] = await self._fetch(statements.COUNT_WAITING, limit)
+        [row] = await self._connections.fetch(statements.COUNT_WAITING, limit)
         waiting: int = row["waiting"]
         return waiting
 
+    async def ask(self, query: Query) -> list[asyncpg.Record]:
+        """What `query` finds with a connection, for what else is on record."""
+        return await self._connections.ask(query)
+
     async def close(self) -> None:
-        """Answer what was submitted; the pool is its opener's to close."""
+        """Answer what was submitted; the connections are their opener's to close."""
         await self._gets.close()
         await self._earlier.close()
         await self._adds.close()
         await self._saves.close()
 
     async def _claim(self, statement: str, limit: int, longest: timedelta) -> list[Order]:
-        found = await self._fetch(statement, limit, statements.CHECK_AFTER_JSON, longest)
+        found = await self._connections.fetch(
+            statement, limit, statements.CHECK_AFTER_JSON, longest
+        )
         return [rows.order(row) for row in found]
-
-    async def _fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
-        async def query(connection: Any) -> list[asyncpg.Record]:
-            found: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
-            return found
-
-        return await self.ask(query)
-
-    async def _fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record | None:
-        found = await self._fetch(statement, *arguments)
-        return found[0] if found else None
-
-    async def ask(
-        self, query: Callable[[Any], Awaitable[list[asyncpg.Record]]]
-    ) -> list[asyncpg.Record]:
-        """What `query` finds with a connection of the pool."""
-        try:
-            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-                return await query(connection)
-        except _AWAY as error:
-            why = {"reason": found} if (found := refusal(error)) else {}
-            logger.warning("database is away", error=type(error).__name__, **why)
-            raise StoreUnavailable(
-                "the order store cannot be reached; nothing is lost: repeat the call"
-            ) from error
 
     # ── batches ───────────────────────────────────────────────────────────────────────────
 
     async def _get_rows(self, order_ids: Sequence[UUID]) -> list[Order | None]:
-        found = await self._fetch(statements.GET_MANY, order_ids)
+        found = await self._connections.fetch(statements.GET_MANY, order_ids)
         orders = {order.order_id: order for order in map(rows.order, found)}
         return [orders.get(order_id) for order_id in order_ids]
 
@@ -291,7 +254,7 @@ class Store:
     ) -> list[Added | BaseException]:
         orders = [order for order, _ in items]
         if all(allowance is UNLIMITED for _, allowance in items):
-            decided = await self._fetch(statements.ADD, *statements.new(orders))
+            decided = await self._connections.fetch(statements.ADD, *statements.new(orders))
             refused: dict[tuple[str, str], BaseException] = {}
         else:
             allowances = {order.account: allowance for order, allowance in items}
@@ -320,16 +283,16 @@ class Store:
     ) -> list[asyncpg.Record]:
         unrated = allowances.keys() - self._rated
         if unrated:
-            await self._fetch(statements.BEGIN_RATES, sorted(unrated))
+            await self._connections.fetch(statements.BEGIN_RATES, sorted(unrated))
             self._rated |= unrated
-        return await self._fetch(
+        return await self._connections.fetch(
             statements.ADD_LIMITED, *statements.new(orders), *statements.limited(allowances)
         )
 
     async def _by_key(self, orders: Sequence[Order]) -> dict[tuple[str, str | None], Order]:
         if not orders:
             return {}
-        found = await self._fetch(
+        found = await self._connections.fetch(
             statements.GET_MANY_BY_CLIENT_ORDER_ID,
             [order.account for order in orders],
             [order.client_order_id for order in orders],
@@ -339,7 +302,9 @@ class Store:
     async def _earlier_rows(self, orders: Sequence[Order]) -> list[Order | BaseException | None]:
         earlier = await self._by_key(orders)
         hashes = [order.key_hash for order in orders]
-        adopted = {row["key_hash"] for row in await self._fetch(statements.ADOPTED_OF, hashes)}
+        adopted = {
+            row["key_hash"] for row in await self._connections.fetch(statements.ADOPTED_OF, hashes)
+        }
         results: list[Order | BaseException | None] = []
         for order in orders:
             found = earlier.get((order.account, order.client_order_id))
@@ -357,7 +322,7 @@ class Store:
             return error
         if recovered is not None:
             return Added(recovered, None)
-        [trading] = await self._fetch(statements.TRADING)
+        [trading] = await self._connections.fetch(statements.TRADING)
         if trading["state"] != "active":
             return TradingHalted(trading["state"], trading["why"])
         # Resumed this moment, or the rate is not where it was: the next try decides anew.
@@ -365,7 +330,7 @@ class Store:
         return StoreUnavailable("the order could not be stored just now; repeat the call")
 
     async def _save_rows(self, batch: Sequence[Transition]) -> list[Transition | BaseException]:
-        updated = await self._fetch(statements.SAVE, *written_rows.written(batch))
+        updated = await self._connections.fetch(statements.SAVE, *written_rows.written(batch))
         moved = {row["order_id"]: row for row in updated}
         results = [_committed(transition, moved) for transition in batch]
         self._tell([result for result in results if isinstance(result, Transition)])
@@ -428,80 +393,21 @@ def _committed(
     return Transition(order, tuple([replace(event, time=time) for event in transition.events]))
 
 
-# ── opening ───────────────────────────────────────────────────────────────────────────────────
-
-
 @asynccontextmanager
 async def open_store(dsn: str) -> AsyncIterator[Store]:
     """The store at `dsn`, waiting for a server that is still coming up.
 
-    Raises StartupError when none answers in OPEN_SECONDS, when it would lose acknowledged
-    commits in a power cut, or when it has not been migrated; at once when TLS with it is not
-    possible, or it does not let us in.
+    Raises StartupError as `open_connections` does, and when the database has not been migrated.
     """
-    pool = asyncpg.create_pool(
-        dsn,
-        min_size=0,
-        max_size=CONNECTIONS,
-        timeout=ACQUIRE_SECONDS,
-        command_timeout=STATEMENT_SECONDS,
-        max_queries=CONNECTION_QUERIES,
-        reset=_as_it_is,
-        server_settings={
-            "application_name": "order-execution-engine",
-            "timezone": "UTC",
-            # Planning a batch costs more than running it, and no plan here gets better by
-            # knowing the values. A plan made while a table was small must serve when it is large.
-            "plan_cache_mode": "force_generic_plan",
-            "enable_seqscan": "off",
-            # Every order that settles leaves a dead entry in the index of open orders. An index
-            # scan that meets one marks it; a bitmap scan fetches it again each time, until vacuum.
-            "enable_bitmapscan": "off",
-            "jit": "off",
-        },
-    )
-    async with pool:
-        with reaching(dsn):
-            tokens = await _ready(pool)
-        store = Store(pool, tokens)
+    async with open_connections(dsn, _begin) as (connections, tokens):
+        store = Store(connections, tokens)
         try:
             yield store
         finally:
             await asyncio.wait_for(store.close(), STATEMENT_SECONDS * 2)
 
 
-async def _as_it_is(connection: object) -> None:
-    """Nothing here changes a connection for good, so a statement that undoes that is saved."""
-
-
-async def _ready(pool: asyncpg.Pool) -> Tokens:
-    waited = 0.0
-    while True:
-        try:
-            return await _check(pool)
-        except (*_AWAY, asyncpg.UndefinedTableError) as error:
-            if refusal(error):
-                raise
-            if waited >= OPEN_SECONDS:
-                raise StartupError(
-                    f"POSTGRES_DSN: no migrated database answered in {OPEN_SECONDS:.0f} s "
-                    f"({type(error).__name__}); start PostgreSQL and run python -m engine.migrate"
-                ) from error
-            if waited == 0:
-                logger.warning("waiting for the database", error=type(error).__name__)
-            await asyncio.sleep(0.25)
-            waited += 0.25
-
-
-async def _check(pool: asyncpg.Pool) -> Tokens:
-    async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-        for setting in ("fsync", "synchronous_commit"):
-            value = await connection.fetchval(f"SHOW {setting}")
-            if value == "off":
-                raise StartupError(
-                    f"PostgreSQL runs with {setting} = off and would lose accepted orders "
-                    "in a power cut; switch it on"
-                )
-        await connection.execute(statements.GO_ON_IN_A_COPY)
-        found = await connection.fetch("SELECT symbol, mint, decimals FROM tokens")
+async def _begin(connection: Any) -> Tokens:
+    await connection.execute(statements.GO_ON_IN_A_COPY)
+    found = await connection.fetch(statements.TOKENS)
     return Tokens(Token(row["symbol"], row["mint"], row["decimals"]) for row in found)

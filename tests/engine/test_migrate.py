@@ -142,7 +142,7 @@ async def test_a_script_that_fails_leaves_nothing_and_can_be_repeated(
 async def test_a_service_refuses_a_database_that_was_never_migrated(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.store.OPEN_SECONDS", 0)
+    monkeypatch.setattr("engine.connections.OPEN_SECONDS", 0)
 
     with pytest.raises(StartupError, match=r"python -m engine\.migrate"):
         async with open_store(empty):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -13,15 +12,13 @@ from msgspec.structs import replace
 
 from engine import rows, statements
 from engine.attempt import Resolution
-from engine.errors import StaleOrder, StartupError, StoreUnavailable
+from engine.errors import StaleOrder
 from engine.event_log import EventLog
 from engine.lifecycle import FINAL, EventType, Status
-from engine.migrate import migrate
 from engine.order import Order
 from engine.store import Store, open_store
 from engine.token import MAX_AMOUNT
 from engine.written_rows import CHECK_AFTER
-from oee.postgres import Postgres
 from tests import builders
 from tests.builders import stored
 
@@ -392,37 +389,9 @@ async def test_an_attempt_is_resolved_on_evidence_or_not_at_all(store: Store) ->
         await execute(store, "UPDATE attempts SET resolution = 'landed'")
 
 
-async def test_a_database_that_goes_away_and_returns_is_used_again(tmp_path: Path) -> None:
-    server = Postgres(tmp_path)
-    await asyncio.to_thread(server.start)
-    try:
-        await migrate(server.dsn)
-        async with open_store(server.dsn) as store:
-            order = await stored(store, Status.ROUTING)
-            await asyncio.to_thread(server.kill)
-            with pytest.raises(StoreUnavailable):
-                await store.add(builders.new_order())
-            with pytest.raises(StoreUnavailable):
-                await store.save(order.fail(builders.FAILURE))
-            await asyncio.to_thread(server.start)
-
-            assert facts(await read(store, order)) == facts(order)
-            await store.save(order.fail(builders.FAILURE))
-    finally:
-        await asyncio.to_thread(server.stop)
-        await asyncio.to_thread(server.wipe)
-
-
-async def test_a_server_that_would_lose_commits_is_refused(dsn: str) -> None:
-    with pytest.raises(StartupError, match="synchronous_commit"):
-        async with open_store(f"{dsn}&synchronous_commit=off"):
-            pass
-
-
 async def execute(store: Store, statement: str) -> None:
     """Plain SQL beside the store's own, as an operator or a bug would."""
-    async with store._pool.acquire(timeout=5) as connection:
-        await connection.execute(statement)
+    await store.ask(lambda connection: connection.fetch(statement))
 
 
 def test_times_of_the_next_look_suit_the_work() -> None:

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from engine import store, tls
+from engine import connections, tls
 from engine.bus import Bus, open_bus
 from engine.certificates import Files, read
 from engine.channel import open_channel
@@ -393,7 +393,7 @@ async def test_a_database_without_tls_hears_nothing_when_the_dsn_requires_it(
         heard.append(await reader.read())
         writer.close()
 
-    monkeypatch.setattr(store, "OPEN_SECONDS", 0)
+    monkeypatch.setattr(connections, "OPEN_SECONDS", 0)
     async with await asyncio.start_server(answer, HOST, 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(StartupError, match=r"no migrated database answered"):

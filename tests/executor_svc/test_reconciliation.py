@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from engine.attempt import Resolution
 from engine.chain import HeightReading
+from engine.connections import Query
 from engine.errors import ClientOrderIdReused, StaleOrder, Unanswered
 from engine.lifecycle import EventType, Status
 from engine.migrate import migrate
@@ -478,15 +479,16 @@ class Killed(Exception):
 def kill_after(store: Store, statements: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What this statement asks for is committed, and nobody learns it."""
     countdown = iter(range(statements - 1, -1, -1))
-    ask = Store.ask
+    connections = store._connections
+    ask = connections.ask
 
-    async def asked(query: Any) -> list[asyncpg.Record]:
-        found = await ask(store, query)
+    async def asked(query: Query) -> list[asyncpg.Record]:
+        found = await ask(query)
         if next(countdown, None) == 0:
             raise Killed
         return found
 
-    monkeypatch.setattr(store, "ask", asked)
+    monkeypatch.setattr(connections, "ask", asked)
 
 
 @pytest.mark.parametrize("statements", range(1, 10))

@@ -1,4 +1,4 @@
-"""PostgreSQL over TLS, and what no waiting mends: told at once, with the setting's name."""
+"""PostgreSQL over TLS and after an outage; what no waiting mends is told at once."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ from structlog.testing import capture_logs
 
 from engine.certificates import Files
 from engine.errors import StartupError, StoreUnavailable
+from engine.lifecycle import Status
 from engine.migrate import migrate
 from engine.store import open_store
 from oee.ports import HOST
+from oee.postgres import Postgres
 from tests import builders
+from tests.builders import stored
 from tests.certificates import Authority
+from tests.engine.test_store import facts, read
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 15
@@ -224,7 +228,7 @@ async def test_a_certificate_that_expires_in_service_is_told_of_with_every_call(
         own = through(opened, dsn, sslmode="verify-full", sslrootcert=ca.ca_file)
         async with open_store(own) as store:
             opened.show(_nobody_asks(ca.signs("postgres", expired=True)))
-            await store._pool.expire_connections()
+            await store._connections._pool.expire_connections()
             with capture_logs() as logs, pytest.raises(StoreUnavailable):
                 await store.get(builders.new_order().order_id)
             opened.show(_nobody_asks(ca.signs("postgres")))
@@ -249,3 +253,30 @@ async def test_a_process_that_tls_refuses_exits_2_with_one_line(dsn: str, ca: Au
     assert "POSTGRES_DSN" in lines[-1]
     assert "certificate has expired" in lines[-1]
     assert "swordfish" not in said.decode()
+
+
+async def test_a_database_that_goes_away_and_returns_is_used_again(tmp_path: Path) -> None:
+    server = Postgres(tmp_path)
+    await asyncio.to_thread(server.start)
+    try:
+        await migrate(server.dsn)
+        async with open_store(server.dsn) as store:
+            order = await stored(store, Status.ROUTING)
+            await asyncio.to_thread(server.kill)
+            with pytest.raises(StoreUnavailable):
+                await store.add(builders.new_order())
+            with pytest.raises(StoreUnavailable):
+                await store.save(order.fail(builders.FAILURE))
+            await asyncio.to_thread(server.start)
+
+            assert facts(await read(store, order)) == facts(order)
+            await store.save(order.fail(builders.FAILURE))
+    finally:
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.wipe)
+
+
+async def test_a_server_that_would_lose_commits_is_refused(dsn: str) -> None:
+    with pytest.raises(StartupError, match="synchronous_commit"):
+        async with open_store(f"{dsn}&synchronous_commit=off"):
+            pass
