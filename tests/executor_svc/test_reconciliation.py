@@ -26,7 +26,8 @@ from executor_svc.reconciliation import Reconciliation, Report
 from oee.postgres import Postgres
 from tests import builders
 from tests.engine.test_store import execute, read
-from tests.executor_svc.test_executor import FLOOR, TWO_HOPS, WALLET, Desk
+from tests.executor_svc.desk import FLOOR, WALLET, Desk
+from tests.executor_svc.test_executor import TWO_HOPS
 from tests.fakes import FakeChain, Landed
 
 TABLES: Final = ("orders", "attempts", "order_events", "signing")
