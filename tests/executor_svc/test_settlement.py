@@ -56,7 +56,7 @@ async def test_a_lost_transaction_is_replaced_only_once_it_is_proven_dead(desk: 
 async def test_a_lagging_node_proves_nothing(desk: Desk) -> None:
     order = await desk.submitted()
     desk.chain.advance(20)
-    desk.chain.status_lag = 19
+    desk.chain.status_lag = 20  # a block before the one in which it landed
 
     assert (await desk.settled(order)).live_attempt is not None
 
