@@ -22,7 +22,7 @@ from dex_sim.garbage import misbuilt, misquoted
 from dex_sim.pool import Pool, Unfillable
 from dex_sim.program import arrays_to_name, parties_of
 from engine.errors import InvalidRequest, Violation
-from engine.instructions.swap import data_of, swap_instruction
+from engine.instructions.swap import LAYOUTS, data_of, swap_instruction
 from engine.instructions.terms import Parties, SwapTerms
 from engine.v1 import sim_pb2, venue_pb2_grpc
 from engine.v1 import venue_pb2 as pb
@@ -162,6 +162,8 @@ class VenueService(venue_pb2_grpc.VenueServiceServicer):
                 reserve_b=str(pool.reserve_b),
                 kind=pool.kind,
                 state=pool.text,
+                market=pool.facts.market,
+                config=pool.facts.config if LAYOUTS[pool.kind].by_config else None,
             )
             self._told[pool.address] = pool, told
         told.slot, told.fee_ppm = slot, pool.fee_ppm(now)

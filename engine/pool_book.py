@@ -200,6 +200,8 @@ def _decoded(venue: str, pool: pb.Pool) -> Pool | None:
         pool.slot,
         _amount(pool.reserve_a),
         _amount(pool.reserve_b),
+        pool.market or None,
+        pool.config if pool.HasField("config") else None,
     )
 
 

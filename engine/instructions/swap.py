@@ -42,6 +42,9 @@ class Layout:
     receives: int
     # How many there are before the arrays.
     fixed: int
+    # Whether they follow from its market, or from its config, as well.
+    by_market: bool = False
+    by_config: bool = False
 
 
 LAYOUTS: Final[Mapping[str, Layout]] = {
@@ -56,6 +59,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         pays=4,
         receives=5,
         fixed=13,
+        by_config=True,
     ),
     # swap_base_in_v2
     "raydium_amm_v4": Layout(
@@ -68,6 +72,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         pays=5,
         receives=6,
         fixed=8,
+        by_market=True,
     ),
     # swap_v2, without a price limit, by the amount in
     "raydium_clmm": Layout(
@@ -80,6 +85,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         pays=3,
         receives=4,
         fixed=14,
+        by_config=True,
     ),
     # swap2, with an empty vector of remaining-account slices
     "meteora_dlmm": Layout(

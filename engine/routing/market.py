@@ -36,6 +36,9 @@ class Pool(msgspec.Struct, frozen=True):
     # What it holds of either token, as its venue says; 0 where that is not known.
     reserve_a: int = 0
     reserve_b: int = 0
+    # What its swaps' accounts follow from beside its state; None where the venue has not told it.
+    market: str | None = None
+    config: int | None = None
 
     @property
     def key(self) -> Key:

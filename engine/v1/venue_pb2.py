@@ -26,51 +26,51 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65ngine/v1/venue.proto\x12\tengine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"t\n\x07Refusal\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.engine.v1.RefusalReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x99\x01\n\x04Pool\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06mint_a\x18\x02 \x01(\t\x12\x0e\n\x06mint_b\x18\x03 \x01(\t\x12\x11\n\treserve_a\x18\x04 \x01(\t\x12\x11\n\treserve_b\x18\x05 \x01(\t\x12\x0f\n\x07\x66\x65\x65_ppm\x18\x06 \x01(\r\x12\x0c\n\x04slot\x18\x07 \x01(\x04\x12\x0c\n\x04kind\x18\x08 \x01(\t\x12\r\n\x05state\x18\t \x01(\t\"\x12\n\x10ListPoolsRequest\"3\n\x11ListPoolsResponse\x12\x1e\n\x05pools\x18\x01 \x03(\x0b\x32\x0f.engine.v1.Pool\"T\n\nQuoteQuery\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07mint_in\x18\x02 \x01(\t\x12\x10\n\x08mint_out\x18\x03 \x01(\t\x12\x11\n\tamount_in\x18\x04 \x01(\x04\"\xd3\x01\n\x05Quote\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0f\n\x07mint_in\x18\x02 \x01(\t\x12\x10\n\x08mint_out\x18\x03 \x01(\t\x12\x11\n\tamount_in\x18\x04 \x01(\x04\x12\x12\n\namount_out\x18\x05 \x01(\x04\x12\x0b\n\x03\x66\x65\x65\x18\x06 \x01(\x04\x12\x18\n\x10price_impact_ppm\x18\x07 \x01(\r\x12\x0c\n\x04slot\x18\x08 \x01(\x04\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\n \x01(\t\"6\n\x0cQuoteRequest\x12&\n\x07queries\x18\x01 \x03(\x0b\x32\x15.engine.v1.QuoteQuery\"a\n\x0bQuoteResult\x12!\n\x05quote\x18\x01 \x01(\x0b\x32\x10.engine.v1.QuoteH\x00\x12%\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.engine.v1.RefusalH\x00\x42\x08\n\x06result\"8\n\rQuoteResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.engine.v1.QuoteResult\"\x89\x01\n\tSwapOrder\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0f\n\x07mint_in\x18\x03 \x01(\t\x12\x10\n\x08mint_out\x18\x04 \x01(\t\x12\x11\n\tamount_in\x18\x05 \x01(\x04\x12\x16\n\x0emin_amount_out\x18\x06 \x01(\x04\x12\x0e\n\x06wallet\x18\x07 \x01(\t\"7\n\x10\x42uildSwapRequest\x12#\n\x05swaps\x18\x01 \x03(\x0b\x32\x14.engine.v1.SwapOrder\"@\n\x0b\x41\x63\x63ountMeta\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06signer\x18\x02 \x01(\x08\x12\x10\n\x08writable\x18\x03 \x01(\x08\"V\n\x0bInstruction\x12\x0f\n\x07program\x18\x01 \x01(\t\x12(\n\x08\x61\x63\x63ounts\x18\x02 \x03(\x0b\x32\x16.engine.v1.AccountMeta\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x94\x01\n\x10SwapInstructions\x12,\n\x0cinstructions\x18\x01 \x03(\x0b\x32\x16.engine.v1.Instruction\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x61rrays\x18\x03 \x03(\x11\x12\x0e\n\x06market\x18\x04 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x05 \x01(\r\x12\x14\n\x0cone_for_zero\x18\x06 \x01(\x08\"o\n\x0f\x42uildSwapResult\x12+\n\x04swap\x18\x01 \x01(\x0b\x32\x1b.engine.v1.SwapInstructionsH\x00\x12%\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.engine.v1.RefusalH\x00\x42\x08\n\x06result\"@\n\x11\x42uildSwapResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.engine.v1.BuildSwapResult\"\x13\n\x11WatchPoolsRequest\"t\n\x12WatchPoolsResponse\x12\x1e\n\x05pools\x18\x01 \x03(\x0b\x32\x0f.engine.v1.Pool\x12\x0c\n\x04slot\x18\x02 \x01(\x04\x12\x0c\n\x04time\x18\x03 \x01(\x03\x12\x15\n\x08\x63omplete\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_complete*\xd3\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUSAL_REASON_NO_POOL\x10\x01\x12)\n%REFUSAL_REASON_INSUFFICIENT_LIQUIDITY\x10\x02\x12\x1e\n\x1aREFUSAL_REASON_UNAVAILABLE\x10\x03\x12\x1f\n\x1bREFUSAL_REASON_RATE_LIMITED\x10\x04\x12\x1a\n\x16REFUSAL_REASON_INVALID\x10\x05\x32\xa7\x02\n\x0cVenueService\x12\x46\n\tListPools\x12\x1b.engine.v1.ListPoolsRequest\x1a\x1c.engine.v1.ListPoolsResponse\x12:\n\x05Quote\x12\x17.engine.v1.QuoteRequest\x1a\x18.engine.v1.QuoteResponse\x12\x46\n\tBuildSwap\x12\x1b.engine.v1.BuildSwapRequest\x1a\x1c.engine.v1.BuildSwapResponse\x12K\n\nWatchPools\x12\x1c.engine.v1.WatchPoolsRequest\x1a\x1d.engine.v1.WatchPoolsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65ngine/v1/venue.proto\x12\tengine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"t\n\x07Refusal\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.engine.v1.RefusalReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc9\x01\n\x04Pool\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06mint_a\x18\x02 \x01(\t\x12\x0e\n\x06mint_b\x18\x03 \x01(\t\x12\x11\n\treserve_a\x18\x04 \x01(\t\x12\x11\n\treserve_b\x18\x05 \x01(\t\x12\x0f\n\x07\x66\x65\x65_ppm\x18\x06 \x01(\r\x12\x0c\n\x04slot\x18\x07 \x01(\x04\x12\x0c\n\x04kind\x18\x08 \x01(\t\x12\r\n\x05state\x18\t \x01(\t\x12\x0e\n\x06market\x18\n \x01(\t\x12\x13\n\x06\x63onfig\x18\x0b \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_config\"\x12\n\x10ListPoolsRequest\"3\n\x11ListPoolsResponse\x12\x1e\n\x05pools\x18\x01 \x03(\x0b\x32\x0f.engine.v1.Pool\"T\n\nQuoteQuery\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0f\n\x07mint_in\x18\x02 \x01(\t\x12\x10\n\x08mint_out\x18\x03 \x01(\t\x12\x11\n\tamount_in\x18\x04 \x01(\x04\"\xd3\x01\n\x05Quote\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x0f\n\x07mint_in\x18\x02 \x01(\t\x12\x10\n\x08mint_out\x18\x03 \x01(\t\x12\x11\n\tamount_in\x18\x04 \x01(\x04\x12\x12\n\namount_out\x18\x05 \x01(\x04\x12\x0b\n\x03\x66\x65\x65\x18\x06 \x01(\x04\x12\x18\n\x10price_impact_ppm\x18\x07 \x01(\r\x12\x0c\n\x04slot\x18\x08 \x01(\x04\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04kind\x18\n \x01(\t\"6\n\x0cQuoteRequest\x12&\n\x07queries\x18\x01 \x03(\x0b\x32\x15.engine.v1.QuoteQuery\"a\n\x0bQuoteResult\x12!\n\x05quote\x18\x01 \x01(\x0b\x32\x10.engine.v1.QuoteH\x00\x12%\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.engine.v1.RefusalH\x00\x42\x08\n\x06result\"8\n\rQuoteResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.engine.v1.QuoteResult\"\x89\x01\n\tSwapOrder\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0f\n\x07mint_in\x18\x03 \x01(\t\x12\x10\n\x08mint_out\x18\x04 \x01(\t\x12\x11\n\tamount_in\x18\x05 \x01(\x04\x12\x16\n\x0emin_amount_out\x18\x06 \x01(\x04\x12\x0e\n\x06wallet\x18\x07 \x01(\t\"7\n\x10\x42uildSwapRequest\x12#\n\x05swaps\x18\x01 \x03(\x0b\x32\x14.engine.v1.SwapOrder\"@\n\x0b\x41\x63\x63ountMeta\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06signer\x18\x02 \x01(\x08\x12\x10\n\x08writable\x18\x03 \x01(\x08\"V\n\x0bInstruction\x12\x0f\n\x07program\x18\x01 \x01(\t\x12(\n\x08\x61\x63\x63ounts\x18\x02 \x03(\x0b\x32\x16.engine.v1.AccountMeta\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x94\x01\n\x10SwapInstructions\x12,\n\x0cinstructions\x18\x01 \x03(\x0b\x32\x16.engine.v1.Instruction\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06\x61rrays\x18\x03 \x03(\x11\x12\x0e\n\x06market\x18\x04 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x05 \x01(\r\x12\x14\n\x0cone_for_zero\x18\x06 \x01(\x08\"o\n\x0f\x42uildSwapResult\x12+\n\x04swap\x18\x01 \x01(\x0b\x32\x1b.engine.v1.SwapInstructionsH\x00\x12%\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.engine.v1.RefusalH\x00\x42\x08\n\x06result\"@\n\x11\x42uildSwapResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.engine.v1.BuildSwapResult\"\x13\n\x11WatchPoolsRequest\"t\n\x12WatchPoolsResponse\x12\x1e\n\x05pools\x18\x01 \x03(\x0b\x32\x0f.engine.v1.Pool\x12\x0c\n\x04slot\x18\x02 \x01(\x04\x12\x0c\n\x04time\x18\x03 \x01(\x03\x12\x15\n\x08\x63omplete\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_complete*\xd3\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUSAL_REASON_NO_POOL\x10\x01\x12)\n%REFUSAL_REASON_INSUFFICIENT_LIQUIDITY\x10\x02\x12\x1e\n\x1aREFUSAL_REASON_UNAVAILABLE\x10\x03\x12\x1f\n\x1bREFUSAL_REASON_RATE_LIMITED\x10\x04\x12\x1a\n\x16REFUSAL_REASON_INVALID\x10\x05\x32\xa7\x02\n\x0cVenueService\x12\x46\n\tListPools\x12\x1b.engine.v1.ListPoolsRequest\x1a\x1c.engine.v1.ListPoolsResponse\x12:\n\x05Quote\x12\x17.engine.v1.QuoteRequest\x1a\x18.engine.v1.QuoteResponse\x12\x46\n\tBuildSwap\x12\x1b.engine.v1.BuildSwapRequest\x1a\x1c.engine.v1.BuildSwapResponse\x12K\n\nWatchPools\x12\x1c.engine.v1.WatchPoolsRequest\x1a\x1d.engine.v1.WatchPoolsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'engine.v1.venue_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REFUSALREASON']._serialized_start=1782
-  _globals['_REFUSALREASON']._serialized_end=1993
+  _globals['_REFUSALREASON']._serialized_start=1830
+  _globals['_REFUSALREASON']._serialized_end=2041
   _globals['_REFUSAL']._serialized_start=101
   _globals['_REFUSAL']._serialized_end=217
   _globals['_POOL']._serialized_start=220
-  _globals['_POOL']._serialized_end=373
-  _globals['_LISTPOOLSREQUEST']._serialized_start=375
-  _globals['_LISTPOOLSREQUEST']._serialized_end=393
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=395
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=446
-  _globals['_QUOTEQUERY']._serialized_start=448
-  _globals['_QUOTEQUERY']._serialized_end=532
-  _globals['_QUOTE']._serialized_start=535
-  _globals['_QUOTE']._serialized_end=746
-  _globals['_QUOTEREQUEST']._serialized_start=748
-  _globals['_QUOTEREQUEST']._serialized_end=802
-  _globals['_QUOTERESULT']._serialized_start=804
-  _globals['_QUOTERESULT']._serialized_end=901
-  _globals['_QUOTERESPONSE']._serialized_start=903
-  _globals['_QUOTERESPONSE']._serialized_end=959
-  _globals['_SWAPORDER']._serialized_start=962
-  _globals['_SWAPORDER']._serialized_end=1099
-  _globals['_BUILDSWAPREQUEST']._serialized_start=1101
-  _globals['_BUILDSWAPREQUEST']._serialized_end=1156
-  _globals['_ACCOUNTMETA']._serialized_start=1158
-  _globals['_ACCOUNTMETA']._serialized_end=1222
-  _globals['_INSTRUCTION']._serialized_start=1224
-  _globals['_INSTRUCTION']._serialized_end=1310
-  _globals['_SWAPINSTRUCTIONS']._serialized_start=1313
-  _globals['_SWAPINSTRUCTIONS']._serialized_end=1461
-  _globals['_BUILDSWAPRESULT']._serialized_start=1463
-  _globals['_BUILDSWAPRESULT']._serialized_end=1574
-  _globals['_BUILDSWAPRESPONSE']._serialized_start=1576
-  _globals['_BUILDSWAPRESPONSE']._serialized_end=1640
-  _globals['_WATCHPOOLSREQUEST']._serialized_start=1642
-  _globals['_WATCHPOOLSREQUEST']._serialized_end=1661
-  _globals['_WATCHPOOLSRESPONSE']._serialized_start=1663
-  _globals['_WATCHPOOLSRESPONSE']._serialized_end=1779
-  _globals['_VENUESERVICE']._serialized_start=1996
-  _globals['_VENUESERVICE']._serialized_end=2291
+  _globals['_POOL']._serialized_end=421
+  _globals['_LISTPOOLSREQUEST']._serialized_start=423
+  _globals['_LISTPOOLSREQUEST']._serialized_end=441
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=443
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=494
+  _globals['_QUOTEQUERY']._serialized_start=496
+  _globals['_QUOTEQUERY']._serialized_end=580
+  _globals['_QUOTE']._serialized_start=583
+  _globals['_QUOTE']._serialized_end=794
+  _globals['_QUOTEREQUEST']._serialized_start=796
+  _globals['_QUOTEREQUEST']._serialized_end=850
+  _globals['_QUOTERESULT']._serialized_start=852
+  _globals['_QUOTERESULT']._serialized_end=949
+  _globals['_QUOTERESPONSE']._serialized_start=951
+  _globals['_QUOTERESPONSE']._serialized_end=1007
+  _globals['_SWAPORDER']._serialized_start=1010
+  _globals['_SWAPORDER']._serialized_end=1147
+  _globals['_BUILDSWAPREQUEST']._serialized_start=1149
+  _globals['_BUILDSWAPREQUEST']._serialized_end=1204
+  _globals['_ACCOUNTMETA']._serialized_start=1206
+  _globals['_ACCOUNTMETA']._serialized_end=1270
+  _globals['_INSTRUCTION']._serialized_start=1272
+  _globals['_INSTRUCTION']._serialized_end=1358
+  _globals['_SWAPINSTRUCTIONS']._serialized_start=1361
+  _globals['_SWAPINSTRUCTIONS']._serialized_end=1509
+  _globals['_BUILDSWAPRESULT']._serialized_start=1511
+  _globals['_BUILDSWAPRESULT']._serialized_end=1622
+  _globals['_BUILDSWAPRESPONSE']._serialized_start=1624
+  _globals['_BUILDSWAPRESPONSE']._serialized_end=1688
+  _globals['_WATCHPOOLSREQUEST']._serialized_start=1690
+  _globals['_WATCHPOOLSREQUEST']._serialized_end=1709
+  _globals['_WATCHPOOLSRESPONSE']._serialized_start=1711
+  _globals['_WATCHPOOLSRESPONSE']._serialized_end=1827
+  _globals['_VENUESERVICE']._serialized_start=2044
+  _globals['_VENUESERVICE']._serialized_end=2339
 # @@protoc_insertion_point(module_scope)

@@ -104,6 +104,8 @@ class Pool(_message.Message):
     SLOT_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    MARKET_FIELD_NUMBER: _builtins.int
+    CONFIG_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """Address of the pool account, base58."""
     mint_a: _builtins.str
@@ -127,6 +129,12 @@ class Pool(_message.Message):
     program's accounts, as `oee quote --pool` reads it. mint_a is token 0, coin, X or A. Empty
     without a kind.
     """
+    market: _builtins.str
+    """The market account that pool and vaults of a raydium_amm_v4 pool are derived from, base58. Not
+    told (empty), its swaps are the venue's to build; told, the engine may build them without asking.
+    """
+    config: _builtins.int
+    """The index of the pool's amm_config (raydium_cpmm, raydium_clmm). Absent: not told, as above."""
     def __init__(
         self,
         *,
@@ -139,12 +147,16 @@ class Pool(_message.Message):
         slot: _builtins.int = ...,
         kind: _builtins.str = ...,
         state: _builtins.str = ...,
+        market: _builtins.str = ...,
+        config: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_config", b"_config", "config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "fee_ppm", b"fee_ppm", "kind", b"kind", "mint_a", b"mint_a", "mint_b", b"mint_b", "reserve_a", b"reserve_a", "reserve_b", b"reserve_b", "slot", b"slot", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_config", b"_config", "address", b"address", "config", b"config", "fee_ppm", b"fee_ppm", "kind", b"kind", "market", b"market", "mint_a", b"mint_a", "mint_b", b"mint_b", "reserve_a", b"reserve_a", "reserve_b", b"reserve_b", "slot", b"slot", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__config: _TypeAlias = _typing.Literal["config"]  # noqa: Y015
+    _WhichOneofArgType__config: _TypeAlias = _typing.Literal["_config", b"_config"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__config) -> _WhichOneofReturnType__config | None: ...
 
 Global___Pool: _TypeAlias = Pool  # noqa: Y015
 

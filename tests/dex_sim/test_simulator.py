@@ -385,6 +385,23 @@ async def test_what_a_watcher_computes_from_a_pools_state_is_the_venues_quote_to
                 compared.add(quote.pool)
 
 
+async def test_a_watcher_is_told_the_market_or_the_config_of_the_pools_that_have_one(
+    desk: Desk,
+) -> None:
+    facts = {pool.address: pool.facts for pool in opening_pools()}
+    by_config = ("raydium_cpmm", "raydium_clmm")
+    told = [pool for venue in VENUES for pool in await desk.pools(venue)]
+
+    assert {pool.address for pool in told} == facts.keys()
+    for pool in told:
+        assert pool.market == facts[pool.address].market
+        assert bool(pool.market) == (pool.kind == "raydium_amm_v4")
+        assert pool.HasField("config") == (pool.kind in by_config)
+        assert pool.config == facts[pool.address].config
+    # A config of 0 is told as well.
+    assert {pool.config for pool in told if pool.HasField("config")} > {0}
+
+
 async def test_a_watcher_is_told_the_time_though_nothing_changes(desk: Desk) -> None:
     watch = aiter(desk.venues["raydium"].WatchPools(venue_pb2.WatchPoolsRequest()))
     first = await anext(watch)

@@ -334,6 +334,27 @@ async def test_what_a_pool_holds_is_known_of_pools_that_cannot_be_computed_here_
     assert running.book.depth("meteora", "b", USDC) == 0
 
 
+@pytest.mark.parametrize(
+    ("told", "market", "config"),
+    [
+        ({}, None, None),
+        ({"config": 0}, None, 0),
+        ({"config": 3, "market": ""}, None, 3),
+        ({"market": "the market"}, "the market", None),
+    ],
+    ids=["nothing", "config 0", "config 3", "a market"],
+)
+async def test_what_is_not_told_of_a_pool_is_not_taken_for_told(
+    start: Start, told: dict[str, Any], market: str | None, config: int | None
+) -> None:
+    running = await start("raydium")
+    running.tell("raydium", news(5, pool("a", **told)), news(6))
+
+    [known] = (await running.until_trusted("raydium")).pools.values()
+
+    assert (known.market, known.config) == (market, config)
+
+
 @pytest.mark.parametrize("amount", ["", "-1", "1.5", "²", "9" * 41, "many"])
 async def test_what_is_no_amount_is_not_known_to_be_held(start: Start, amount: str) -> None:
     running = await start("raydium")
