@@ -129,7 +129,7 @@ def _attempt(order: Order, landing: Landing) -> Attempt:
     return Attempt(
         # Another order of the same key may have used the number already.
         number=max(landing.number, order.next_number),
-        legs=order.route.legs if order.route else (_unknown_leg(order),),
+        legs=order.route.agreed_legs if order.route else (_unknown_leg(order),),
         signature=landing.signature,
         blockhash="",
         last_valid_block_height=0,

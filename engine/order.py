@@ -185,8 +185,11 @@ class Order(msgspec.Struct, frozen=True):
     def start_routing(self) -> Transition:
         return self._after(EventType.ROUTING_STARTED)
 
-    def choose_route(self, decision: RouteDecision) -> Transition:
-        """Take the decision's winner; the first time, its floor becomes the order's (R6)."""
+    def choose_route(self, decision: RouteDecision, hinted: Route | None = None) -> Transition:
+        """Take the decision's winner; the first time, its floor becomes the order's (R6).
+
+        `hinted` is that route with hints: it goes with the order, and into no event.
+        """
         route, floor = decision.route, decision.min_amount_out
         if route is None or floor is None:
             raise IllegalTransition("a route decision without a winner chooses nothing")
@@ -197,7 +200,7 @@ class Order(msgspec.Struct, frozen=True):
         return self._after(
             EventType.ROUTE_CHOSEN,
             Detail(route=decision),
-            route=route,
+            route=hinted or route,
             min_amount_out=floor,
         )
 
@@ -218,6 +221,8 @@ class Order(msgspec.Struct, frozen=True):
             EventType.ATTEMPT_SIGNED,
             Detail(attempt=attempt),
             attempts=(*self.attempts, attempt),
+            # What was signed; hints have done their service.
+            route=self.route and Route(attempt.legs, self.route.quoted_amount_out),
             failure=None,
         )
 

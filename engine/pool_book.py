@@ -14,7 +14,9 @@ import structlog
 from engine.amm.kinds import KINDS
 from engine.amm.snapshot import InvalidSnapshot
 from engine.errors import Refused
+from engine.instructions.hints import hints_of
 from engine.instructions.swap import KINDS_OF_VENUE
+from engine.route import Hints, Leg
 from engine.routing.market import Market, Pool
 from engine.v1 import venue_pb2 as pb
 from engine.venue import SILENCE_SECONDS, Venue
@@ -159,6 +161,12 @@ class PoolBook:
         if told is None or mint not in (told.mint_a, told.mint_b):
             return 0
         return _amount(told.reserve_a if mint == told.mint_a else told.reserve_b)
+
+    def hints(self, leg: Leg) -> Hints | None:
+        """What the leg's swap is built from, if its pool is in the market last given and tells
+        all of it."""
+        pool = self._market.pools.get((leg.venue, leg.pool))
+        return None if pool is None else hints_of(pool, leg, self._market.clocks[pool.venue])
 
     async def _follow(self, name: str, venue: Venue) -> None:
         loop = asyncio.get_running_loop()

@@ -13,7 +13,7 @@ from engine.errors import Overloaded, Refused
 from engine.failures import Failure
 from engine.order import OrderRequest
 from engine.pool_book import PoolBook
-from engine.route import RouteDecision, VenueQuote
+from engine.route import Route, RouteDecision, VenueQuote
 from engine.routing import NoOffer, Rules, choose
 from engine.routing.market import share_ppm
 from engine.store import Store
@@ -97,6 +97,21 @@ class Quoter:
         if isinstance(offer, NoOffer) and offer.permanent and rest:
             offer = chosen([*quotes, *await self._ask(rest, request, order_id)])
         return offer
+
+    def hinted(self, decision: RouteDecision) -> Route | None:
+        """The decision's route, soon after it was made, with hints for whoever signs it.
+
+        A leg has them where its venue's stream told all of them, and no quote was asked for.
+        """
+        route = decision.route
+        if route is None:
+            return None
+        asked = [(quote.venue, quote.pool) for quote in decision.quotes if not quote.is_local]
+        legs = [
+            leg if (leg.venue, leg.pool) in asked else replace(leg, hints=self._book.hints(leg))
+            for leg in route.legs
+        ]
+        return Route(tuple(legs), route.quoted_amount_out)
 
     async def _ask(
         self, names: Sequence[str], request: OrderRequest, order_id: str

@@ -22,11 +22,23 @@ def venues_of(legs: Sequence[Leg]) -> str:
     return JOINED.join(dict.fromkeys([leg.venue for leg in legs]))
 
 
+class Hints(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What tells how the accounts of one swap derive, beside its terms.
+
+    As in engine.instructions.terms.Parties, where they lead to nothing but addresses.
+    """
+
+    arrays: tuple[int, ...] = ()
+    market: str | None = None
+    config: int = 0
+    zero_for_one: bool = True
+
+
 class Leg(msgspec.Struct, frozen=True, omit_defaults=True):
     """One swap instruction of a route, in a pool of this kind ("raydium_cpmm", …).
 
     `min_amount_out` is the leg's own floor, which the program keeps; 0 until the route's floor
-    is known.
+    is known. `hints`: all of them, for whoever signs; None: the venue is to be asked.
     """
 
     venue: str
@@ -37,6 +49,7 @@ class Leg(msgspec.Struct, frozen=True, omit_defaults=True):
     amount_in: int
     quoted_amount_out: int
     min_amount_out: int = 0
+    hints: Hints | None = None
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -53,6 +66,11 @@ class Route(msgspec.Struct, frozen=True):
     def venue(self) -> str:
         """The venues of its legs, joined by "+"."""
         return venues_of(self.legs)
+
+    @property
+    def agreed_legs(self) -> tuple[Leg, ...]:
+        """Its legs without hints, as attempts have them."""
+        return tuple([leg if leg.hints is None else replace(leg, hints=None) for leg in self.legs])
 
     def least_changes(self) -> dict[str, int]:
         """By mint, the least that a wallet's balance changes by: floors received less what is

@@ -146,7 +146,7 @@ class Executor:
         signature, signed = transaction.sign(message, self._wallet)
         return Attempt(
             number=number,
-            legs=legs,
+            legs=order.route.agreed_legs,
             signature=signature,
             blockhash=blockhash.blockhash,
             last_valid_block_height=blockhash.last_valid_block_height,

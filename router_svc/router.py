@@ -61,12 +61,11 @@ class Router:
             begun, decision = await self._relay.during(order.start_routing(), deciding)
         else:
             begun, decision = Begun(order, None), await deciding
-        await self._relay.commit(begun.then(_step(begun.order, decision)))
+        await self._relay.commit(begun.then(self._step(begun.order, decision)))
 
-
-def _step(order: Order, decision: RouteDecision | NoOffer) -> Transition:
-    if not isinstance(decision, NoOffer):
-        return order.choose_route(decision.on_record)
-    if decision.permanent:
-        return order.fail(decision.failure, decision.decision)
-    return order.retry_or_fail(decision.failure, decision.decision)
+    def _step(self, order: Order, decision: RouteDecision | NoOffer) -> Transition:
+        if not isinstance(decision, NoOffer):
+            return order.choose_route(decision.on_record, self._quoter.hinted(decision))
+        if decision.permanent:
+            return order.fail(decision.failure, decision.decision)
+        return order.retry_or_fail(decision.failure, decision.decision)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
+from engine.adoption import Landing, Swapped, adopt
 from engine.attempt import Resolution
 from engine.errors import IllegalTransition
 from engine.lifecycle import FINAL, UNSIGNED, EventType, Status
 from engine.order import Order, OrderRequest, Retry, Transition, first_difference
-from engine.route import RouteDecision, VenueQuote
+from engine.route import Hints, Route, RouteDecision, VenueQuote
 from tests import builders
 from tests.builders import EVIDENCE, FAILURE, SOL, USDC, in_status
 
@@ -100,6 +102,35 @@ def test_a_decision_without_a_winner_is_no_route() -> None:
 def test_a_decision_without_a_floor_is_no_route() -> None:
     with pytest.raises(IllegalTransition, match="without a winner"):
         in_status(Status.ROUTING).choose_route(replace(builders.decision(), min_amount_out=None))
+
+
+def test_hints_go_with_the_order_until_it_is_signed_and_into_no_event() -> None:
+    hinted = Route((replace(builders.leg(), hints=Hints(config=2)),), 225_000_000)
+
+    chosen = in_status(Status.ROUTING).choose_route(builders.decision(), hinted)
+    building = chosen.order.start_building()
+    legs = hinted.agreed_legs
+    signed = building.order.sign(replace(builders.attempt(building.order), legs=legs))
+
+    assert chosen.order.route == building.order.route == hinted
+    assert signed.order.route == builders.route() == Route(legs, 225_000_000)
+    for step in (chosen, building, signed):
+        assert b"hints" not in msgspec.json.encode(step.event.detail)
+
+
+def test_an_attempt_that_is_adopted_has_no_hints() -> None:
+    order = in_status(Status.ROUTING)
+    hinted = Route((replace(builders.leg(), hints=Hints(config=2)),), 225_000_000)
+    order = order.choose_route(builders.decision(), hinted).order
+    swapped = Swapped(
+        order.request.token_in, order.request.token_out, order.request.amount_in, 10**9, 5000
+    )
+
+    *_, settled = adopt(
+        order, Landing(order.order_id, 1, order.key_hash, "a", 1, 1, "", (swapped,))
+    )
+
+    assert [attempt.legs for attempt in settled.order.attempts] == [(builders.leg(),)]
 
 
 def test_nothing_is_built_without_a_route() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.accounts import Accounts
@@ -18,7 +20,7 @@ from engine.order import OrderRequest
 from engine.pool_book import PoolBook, Stream
 from engine.quoting import Quoter
 from engine.relay import Relay
-from engine.route import RouteDecision, VenueQuote
+from engine.route import Hints, Route, RouteDecision, VenueQuote
 from engine.routing import NoOffer
 from engine.routing.paths import Rules
 from engine.store import Store
@@ -41,9 +43,10 @@ REQUEST = builders.new_order().request
 class StreamingVenue(FakeVenue):
     """Streams one pool for SOL and USDC; `silenced` ends the stream, until it is cleared."""
 
-    def __init__(self, name: str, usdc: int) -> None:
+    def __init__(self, name: str, usdc: int, config: int | None = None) -> None:
         super().__init__(name)
         self.usdc = usdc
+        self.config = config
         self.silenced = asyncio.Event()
         self.ended = asyncio.Event()
         self.asked = 0
@@ -58,7 +61,7 @@ class StreamingVenue(FakeVenue):
     async def pools(self) -> AsyncIterator[pb.WatchPoolsResponse]:
         if self.silenced.is_set():
             raise Refused("VENUE_UNAVAILABLE", "no stream")
-        told = meteora_pool if self.name == "meteora" else pool
+        told = meteora_pool if self.name == "meteora" else partial(pool, config=self.config)
         first = told(f"{self.name}'s", self.usdc, vault_a=10**15)
         yield pb.WatchPoolsResponse(pools=[first], slot=1, time=1)
         yield pb.WatchPoolsResponse(slot=2, time=1)
@@ -168,6 +171,105 @@ async def test_when_the_streams_are_gone_everybody_is_asked(start: Start) -> Non
     assert [(quote.venue, quote.is_local) for quote in decision.quotes] == [("raydium", False)]
     assert raydium.asked == 1
 
+
+# ── hints for whoever signs ───────────────────────────────────────────────────────────────────
+
+
+def hints_of(quoter: Quoter, decision: RouteDecision) -> list[Hints | None]:
+    """The hints of each leg; that the route has nothing else beside was agreed is seen to."""
+    route = quoter.hinted(decision)
+    assert decision.route is not None
+    assert route is not None
+    assert Route(route.agreed_legs, route.quoted_amount_out) == decision.route
+    assert b"hints" not in msgspec.json.encode(decision)
+    return [leg.hints for leg in route.legs]
+
+
+@pytest.mark.parametrize(
+    ("config", "hints"),
+    [(0, Hints()), (3, Hints(config=3)), (None, None)],
+    ids=["config 0", "config 3", "not told"],
+)
+async def test_the_route_chosen_gets_hints_if_its_pool_tells_all_of_them(
+    start: Start, config: int | None, hints: Hints | None
+) -> None:
+    raydium = StreamingVenue("raydium", 15 * 10**13, config)
+    quoter = await start(raydium, StreamingVenue("meteora", 14 * 10**13), streams=2)
+
+    decision = await chosen(quoter)
+
+    assert decision.venue == "raydium"
+    assert hints_of(quoter, decision) == [hints]
+
+
+@pytest.mark.parametrize("zero_for_one", [True, False])
+async def test_hints_tell_which_way_the_swap_goes(start: Start, zero_for_one: bool) -> None:
+    quoter = await start(StreamingVenue("meteora", 15 * 10**13), streams=1)
+    mints = (SOL, USDC) if zero_for_one else (USDC, SOL)
+
+    decision = await quoter.decide(OrderRequest(*mints, 1_000_000))
+
+    assert isinstance(decision, RouteDecision)
+    assert hints_of(quoter, decision) == [Hints(zero_for_one=zero_for_one)]
+
+
+async def test_each_leg_of_a_route_has_its_own_hints_or_none(start: Start) -> None:
+    quoter = await start(
+        StreamingVenue("raydium", 15 * 10**13),
+        StreamingVenue("meteora", 15 * 10**13),
+        streams=2,
+    )
+
+    decision = await quoter.decide(OrderRequest(SOL, USDC, 10**14))
+
+    assert isinstance(decision, RouteDecision)
+    assert decision.route is not None
+    venues = [leg.venue for leg in decision.route.legs]
+    hints = zip(venues, hints_of(quoter, decision), strict=True)
+    assert dict(hints) == {"raydium": None, "meteora": Hints()}
+
+
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["in another pool", "in this pool"])
+async def test_a_leg_that_a_venue_was_asked_to_quote_gets_no_hints(
+    store: Store, elsewhere: bool
+) -> None:
+    venue = Asked("raydium")
+    at = (await venue.quote(pb.QuoteQuery(amount_in=1_000), 1)).pool
+    # It pays more than what the venue quotes.
+    known = pool("a" if elsewhere else at, 200_000, config=0)
+    quoter = quoting(store, {"raydium": venue}, news(5, known, pool("b", kind="")), news(6))
+
+    decision = await decide(quoter)
+
+    assert isinstance(decision, RouteDecision)
+    assert {(quote.pool, quote.is_local) for quote in decision.quotes} == {
+        (at, False),
+        (known.address, True),
+    }
+    assert hints_of(quoter, decision) == [Hints() if elsewhere else None]
+
+
+async def test_the_router_hands_the_hints_to_the_executor_with_the_order_alone(
+    store: Store,
+) -> None:
+    told = [news(5, pool("a", config=3)), news(6)]
+    quoter = quoting(store, {"raydium": Asked("raydium")}, *told)
+    router = Router(store, Relay(store, Bus()), quoter, TradingSwitch(store), Accounts(store))
+    order = (await store.add(builders.new_order(amount_in=1_000))).order
+
+    await router.route(order.order_id)
+
+    read = await store.get(order.order_id)
+    assert read is not None
+    assert read.route is not None
+    assert [leg.hints for leg in read.route.legs] == [Hints(config=3)]
+    [decision] = [e.detail.route for e in await store.events([(order.order_id, 2)], 10)]
+    assert decision is not None
+    assert decision.route is not None
+    assert decision.route.legs == read.route.agreed_legs
+
+
+# ── what streams do not tell ──────────────────────────────────────────────────────────────────
 
 SMALL = OrderRequest(SOL, USDC, 1_000)
 
