@@ -23,7 +23,7 @@ FAILURES: Final[Mapping[str, str]] = {
     "POOL_SHARE_LIMIT": "the best route would take more of a pool than MAX_POOL_SHARE_BPS allows",
     "RISK_LIMIT": "the best route moves its pool's price further than the account may",
     "CHAIN_UNAVAILABLE": "the chain did not answer before anything was signed",
-    "INSTRUCTIONS_REFUSED": "the venue's transaction would do more than was agreed; not signed",
+    "INSTRUCTIONS_REFUSED": "a venue built, or told, something else than was agreed; not signed",
     "ROUTE_REFUSED": "the route's swaps together do not keep what was agreed; not signed",
     "TRANSACTION_TOO_LARGE": "the route's swaps do not fit into one transaction",
     "NOT_LANDED": "the transaction had not landed when its blockhash expired, proven",

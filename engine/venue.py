@@ -19,6 +19,7 @@ from engine.channel import open_channel
 from engine.errors import Refused
 from engine.instructions.arrays import MAX_ARRAYS
 from engine.pace import Pace
+from engine.route import Hints
 from engine.v1 import venue_pb2 as pb
 from engine.v1.venue_pb2_grpc import VenueServiceStub
 
@@ -44,17 +45,10 @@ PERMANENT: Final = frozenset(
 
 
 class BuiltSwap(msgspec.Struct, frozen=True):
-    """A venue's instructions for one swap, and the hints that tell how their accounts derive.
-
-    The hints are those of engine.instructions.terms.Parties.
-    """
+    """A venue's instructions for one swap, and the hints that tell how their accounts derive."""
 
     instructions: tuple[Instruction, ...]
-    kind: str
-    arrays: tuple[int, ...] = ()
-    market: Pubkey | None = None
-    config: int = 0
-    zero_for_one: bool = True
+    hints: Hints
 
 
 class Venue(Protocol):
@@ -189,12 +183,13 @@ class VenueClient:
             )
         try:
             return BuiltSwap(
-                instructions=tuple([_instruction(each) for each in swap.instructions]),
-                kind=swap.kind,
-                arrays=tuple(swap.arrays),
-                market=Pubkey.from_string(swap.market) if swap.market else None,
-                config=swap.config,
-                zero_for_one=not swap.one_for_zero,
+                tuple([_instruction(each) for each in swap.instructions]),
+                Hints(
+                    arrays=tuple(swap.arrays),
+                    market=str(Pubkey.from_string(swap.market)) if swap.market else None,
+                    config=swap.config,
+                    zero_for_one=not swap.one_for_zero,
+                ),
             )
         except ValueError:
             return Refused(

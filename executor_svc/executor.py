@@ -22,7 +22,7 @@ from engine.instructions.terms import Parties, SwapTerms
 from engine.lifecycle import Status
 from engine.order import Order, Transition
 from engine.relay import Begun, Relay
-from engine.route import Leg
+from engine.route import Hints, Leg
 from engine.signing import Signing
 from engine.store import Store
 from engine.trading import TradingSwitch
@@ -34,8 +34,8 @@ from executor_svc.blockhash import RecentBlockhash
 logger = structlog.get_logger()
 
 MAX_SIGNED: Final = 20_000
-# Swaps are built by their venues and then go one way: simulated, recorded and sent together,
-# unless a venue takes longer than the others by this.
+# Swaps that venues build go one way afterwards: simulated, recorded and sent together, unless a
+# venue takes longer than the others by this.
 PATIENCE_SECONDS: Final = 0.005
 
 
@@ -126,15 +126,14 @@ class Executor:
         Raises Refused or Unanswered; nothing is signed before everything was checked.
         """
         assert order.route is not None
-        legs, floor = order.route.legs, _kept_floor(order)
-        async with self._building.away():
-            built = await self._built(order, legs)
-        terms = [self._terms(leg, swap) for leg, swap in zip(legs, built, strict=True)]
+        floor = _kept_floor(order)
+        told = await self._told(order, order.route.legs)
+        terms = [self._terms(leg, each) for leg, each in zip(order.route.legs, told, strict=True)]
         number = order.next_number
         blockhash = await self._blockhash.get()
         message = transaction.compose(
             terms,
-            [instruction for swap in built for instruction in swap.instructions],
+            [each.instructions if isinstance(each, BuiltSwap) else None for each in told],
             transaction.memo_text(order, number),
             blockhash.blockhash,
         )
@@ -154,26 +153,37 @@ class Executor:
             transaction=signed,
         )
 
-    async def _built(self, order: Order, legs: Sequence[Leg]) -> list[BuiltSwap]:
-        """What the legs' venues built, all asked at once; the first refusal is everybody's."""
+    async def _told(self, order: Order, legs: Sequence[Leg]) -> Sequence[Hints | BuiltSwap]:
+        """What each leg's swap is derived from.
+
+        On the order's first try that is its hints, where the router gave it some. Every other leg
+        is its venue's to build, all asked at once; the first refusal is everybody's.
+        """
+        for leg in legs:
+            self._require_known(leg)
+        is_first_try = not order.retries and not order.attempts
+        hints = [leg.hints for leg in legs if is_first_try and leg.hints is not None]
+        if len(hints) == len(legs):
+            return hints
         order_id = str(order.order_id)
-        if len(legs) == 1:
-            return [await self._build(order_id, legs[0])]
-        answers = await asyncio.gather(
-            *(self._build(order_id, leg) for leg in legs), return_exceptions=True
-        )
-        built: list[BuiltSwap] = []
+        async with self._building.away():
+            if len(legs) == 1:
+                return [await self._build(order_id, legs[0])]
+            answers = await asyncio.gather(
+                *(self._build(order_id, leg, hinted=is_first_try) for leg in legs),
+                return_exceptions=True,
+            )
+        told: list[Hints | BuiltSwap] = []
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-            built.append(answer)
-        return built
+            told.append(answer)
+        return told
 
-    async def _build(self, order_id: str, leg: Leg) -> BuiltSwap:
-        venue = self._venues.get(leg.venue)
-        if venue is None or leg.venue not in KINDS_OF_VENUE:
-            raise Refused("VENUE_UNKNOWN", f"{leg.venue} is not configured here", permanent=True)
-        return await venue.build(
+    async def _build(self, order_id: str, leg: Leg, *, hinted: bool = False) -> Hints | BuiltSwap:
+        if hinted and leg.hints is not None:
+            return leg.hints
+        return await self._venues[leg.venue].build(
             venue_pb2.SwapOrder(
                 order_id=order_id,
                 pool=leg.pool,
@@ -185,10 +195,17 @@ class Executor:
             )
         )
 
-    def _terms(self, leg: Leg, built: BuiltSwap) -> SwapTerms:
-        """What was agreed with the leg; of the venue's answer only hints, see Parties."""
-        if leg.kind not in KINDS_OF_VENUE[leg.venue]:
+    def _require_known(self, leg: Leg) -> None:
+        """Refuse a leg at a venue that is not ours to use, or in what is no pool of it."""
+        kinds = KINDS_OF_VENUE.get(leg.venue)
+        if kinds is None or leg.venue not in self._venues:
+            raise Refused("VENUE_UNKNOWN", f"{leg.venue} is not configured here", permanent=True)
+        if leg.kind not in kinds:
             raise Refused("VENUE_ANSWER_INVALID", f"{leg.venue} has no pools of kind {leg.kind!r}")
+
+    def _terms(self, leg: Leg, told: Hints | BuiltSwap) -> SwapTerms:
+        """What was agreed with the leg; of what was told only hints, see Parties."""
+        hints = told.hints if isinstance(told, BuiltSwap) else told
         try:
             parties = Parties(
                 kind=leg.kind,
@@ -196,10 +213,10 @@ class Executor:
                 mint_in=_address(leg.mint_in),
                 mint_out=_address(leg.mint_out),
                 wallet=self._address,
-                arrays=built.arrays,
-                market=built.market,
-                config=built.config,
-                zero_for_one=built.zero_for_one,
+                arrays=hints.arrays,
+                market=None if hints.market is None else _address(hints.market),
+                config=hints.config,
+                zero_for_one=hints.zero_for_one,
             )
             return SwapTerms(parties, leg.amount_in, leg.min_amount_out)
         except ValueError as error:

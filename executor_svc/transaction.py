@@ -11,7 +11,7 @@ from solders.compute_budget import set_compute_unit_limit, set_compute_unit_pric
 from solders.hash import Hash
 from solders.instruction import Instruction
 from solders.keypair import Keypair
-from solders.message import MessageV0, to_bytes_versioned
+from solders.message import CompileError, MessageV0, to_bytes_versioned
 from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 
@@ -56,20 +56,27 @@ def read_memo(text: str) -> Memo | None:
 
 
 def compose(
-    terms: Sequence[SwapTerms], built: Sequence[Instruction], memo: str, blockhash: str
+    terms: Sequence[SwapTerms],
+    built: Sequence[Sequence[Instruction] | None],
+    memo: str,
+    blockhash: str,
 ) -> MessageV0:
     """The message to sign: compute budget, the legs' swaps in their order, the memo.
 
-    It is made from the terms alone. Raises Refused when the venues built anything else, or when
-    it does not fit into a transaction.
+    It is made from the terms alone; `built` is what each leg's venue built, None where it was not
+    asked. Raises Refused when a venue built anything else, when the terms make no swap, or when it
+    does not fit into a transaction.
     """
     try:
         agreed = [swap_instruction(each) for each in terms]
         message = _message(terms, agreed, memo, Hash.from_string(blockhash))
+        theirs: list[Instruction] = []
+        for swap, answer in zip(agreed, built, strict=True):
+            theirs += [swap] if answer is None else answer
         # Equal instructions make equal messages; others may, and are told apart in words.
-        if list(built) != agreed:
-            check(_message(terms, built, memo, message.recent_blockhash), terms, memo)
-    except ValueError as error:
+        if theirs != agreed:
+            check(_message(terms, theirs, memo, message.recent_blockhash), terms, memo)
+    except (ValueError, CompileError) as error:
         raise _unagreed(str(error)) from None
     size = SIGNATURE_BYTES + len(to_bytes_versioned(message))
     if size > MAX_WIRE_BYTES:
@@ -130,4 +137,4 @@ def sign(message: MessageV0, wallet: Keypair) -> tuple[str, bytes]:
 
 
 def _unagreed(what: str) -> Refused:
-    return Refused("INSTRUCTIONS_REFUSED", f"the venue's transaction was not signed: {what}")
+    return Refused("INSTRUCTIONS_REFUSED", f"the transaction was not signed: {what}")

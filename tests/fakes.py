@@ -86,10 +86,7 @@ class FakeVenue:
             swap.min_amount_out,
         )
         built = self.garble([swap_instruction(terms)])
-        hints = terms.parties
-        return BuiltSwap(
-            tuple(built), self.kind, hints.arrays, hints.market, hints.config, hints.zero_for_one
-        )
+        return BuiltSwap(tuple(built), swaps.hints(terms.parties))
 
 
 @dataclass(frozen=True)

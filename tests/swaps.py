@@ -8,6 +8,7 @@ from solders.pubkey import Pubkey
 from engine.instructions.raydium import amm_v4_pool
 from engine.instructions.swap import LAYOUTS
 from engine.instructions.terms import Parties, SwapTerms
+from engine.route import Hints
 from tests import builders
 
 KINDS = tuple(LAYOUTS)
@@ -44,6 +45,12 @@ def parties(
         arrays=(0, -1, -2) if kind in WITH_ARRAYS else (),
         market=market,
     )
+
+
+def hints(parties: Parties) -> Hints:
+    """What tells how the accounts of a swap between these derive."""
+    market = None if parties.market is None else str(parties.market)
+    return Hints(parties.arrays, market, parties.config, parties.zero_for_one)
 
 
 def terms(kind: str = "raydium_cpmm", amount_in: int = 1000, floor: int = 990) -> SwapTerms:

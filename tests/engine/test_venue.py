@@ -15,6 +15,7 @@ from solders.pubkey import Pubkey
 
 from engine import venue as venue_module
 from engine.errors import Refused
+from engine.route import Hints
 from engine.rpc import serving
 from engine.v1 import venue_pb2 as pb
 from engine.v1 import venue_pb2_grpc
@@ -368,11 +369,7 @@ async def test_instructions_come_back_as_the_venue_built_them(venue: Venue) -> N
 
     assert await venue.build(SWAP) == BuiltSwap(
         instructions=(Instruction(Pubkey.from_string(POOL), b"swap", [wallet]),),
-        kind="raydium_amm_v4",
-        arrays=(60, -1),
-        market=Pubkey.from_string(POOL),
-        config=3,
-        zero_for_one=False,
+        hints=Hints(arrays=(60, -1), market=POOL, config=3, zero_for_one=False),
     )
 
 

@@ -57,10 +57,20 @@ class Desk:
     async def along(self, *legs: Leg, **request: Any) -> Order:
         """An order whose route is these legs."""
         order = (await self.store.add(builders.new_order(**request))).order
-        quoted = sum(leg.quoted_amount_out for leg in legs if leg.mint_out == builders.USDC)
-        decision = RouteDecision((), "for the test", Route(legs, quoted), FLOOR)
         order = await self.relay.commit(order.start_routing())
-        return await self.relay.commit(order.choose_route(decision))
+        return await self._take(order, legs)
+
+    async def along_again(self, order: Order, *legs: Leg) -> Order:
+        """The order's back-off is over: its route is these legs now."""
+        await execute(self.store, "UPDATE orders SET not_before = now() WHERE not_before > now()")
+        return await self._take(await read(self.store, order), legs)
+
+    async def _take(self, order: Order, legs: tuple[Leg, ...]) -> Order:
+        quoted = sum(leg.quoted_amount_out for leg in legs if leg.mint_out == builders.USDC)
+        route = Route(legs, quoted)
+        bare = Route(route.agreed_legs, quoted)
+        decision = RouteDecision((), "for the test", bare, FLOOR)
+        return await self.relay.commit(order.choose_route(decision, route))
 
     async def submitted(self, **request: Any) -> Order:
         order = await self.routed(**request)

@@ -48,7 +48,14 @@ def built(agreed: Sequence[SwapTerms]) -> list[Instruction]:
 
 
 def composed(agreed: Sequence[SwapTerms], memo: str = MEMO) -> MessageV0:
-    return transaction.compose(agreed, built(agreed), memo, BLOCKHASH)
+    """As nobody was asked to build it."""
+    return transaction.compose(agreed, [None] * len(agreed), memo, BLOCKHASH)
+
+
+def held(agreed: Sequence[SwapTerms], instructions: Sequence[Instruction]) -> MessageV0:
+    """What is composed when the first leg's venue built all of these, and the others nothing."""
+    none: list[Sequence[Instruction]] = [()] * (len(agreed) - 1)
+    return transaction.compose(agreed, [instructions, *none], MEMO, BLOCKHASH)
 
 
 @agreements
@@ -141,6 +148,11 @@ def with_an_account_too_many(swap: list[Instruction]) -> list[Instruction]:
     return [*others, Instruction(last.program_id, last.data, [*last.accounts, meta])]
 
 
+def with_more_accounts_than_a_message_numbers(swap: list[Instruction]) -> list[Instruction]:
+    metas = [AccountMeta(swaps.address(number), False, False) for number in range(100, 356)]
+    return [*swap, Instruction(swap[-1].program_id, b"", metas)]
+
+
 @agreements
 @pytest.mark.parametrize(
     ("garble", "words"),
@@ -158,6 +170,7 @@ def with_an_account_too_many(swap: list[Instruction]) -> list[Instruction]:
         (one_in_place_of_another, "another swap than"),
         (not_all, "another swap than the one agreed, or none, or several"),
         (nothing, "another swap than the one agreed, or none, or several"),
+        (with_more_accounts_than_a_message_numbers, "index overflowed"),
     ],
 )
 def test_anything_beside_the_agreed_swaps_is_refused_and_told(
@@ -170,7 +183,7 @@ def test_anything_beside_the_agreed_swaps_is_refused_and_told(
     instructions = garble(built(agreed))
 
     with pytest.raises(Refused, match="not signed") as refused:
-        transaction.compose(agreed, instructions, MEMO, BLOCKHASH)
+        held(agreed, instructions)
 
     assert refused.value.reason == "INSTRUCTIONS_REFUSED"
     assert re.search(words, str(refused.value))
@@ -181,9 +194,7 @@ def test_a_wallet_said_to_be_writable_changes_nothing_as_it_pays_the_fee() -> No
     wallet = AccountMeta(WALLET.pubkey(), is_signer=True, is_writable=True)
     accounts = [wallet if a.pubkey == WALLET.pubkey() else a for a in swap.accounts]
 
-    message = transaction.compose(
-        [terms()], [Instruction(swap.program_id, swap.data, accounts)], MEMO, BLOCKHASH
-    )
+    message = held([terms()], [Instruction(swap.program_id, swap.data, accounts)])
 
     assert message == composed([terms()])
 
@@ -231,14 +242,14 @@ def test_an_account_that_nothing_names_but_anything_may_write_is_refused() -> No
 )
 def test_another_swap_than_agreed_is_refused(other: SwapTerms, words: str) -> None:
     with pytest.raises(Refused, match=words):
-        transaction.compose([terms()], built([other]), MEMO, BLOCKHASH)
+        held([terms()], built([other]))
 
 
 def test_a_lower_floor_of_the_second_leg_is_told_too() -> None:
     lower = [SPLIT[0], replace(SPLIT[1], min_amount_out=1)]
 
     with pytest.raises(Refused, match="leg 2 is another swap than agreed: its floor is 1, not 390"):
-        transaction.compose(SPLIT, built(lower), MEMO, BLOCKHASH)
+        held(SPLIT, built(lower))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +262,7 @@ def test_a_pool_that_does_not_follow_from_the_market_is_not_signed(
     told = replace(agreed, parties=agreed.parties._replace(**hint))  # type: ignore[arg-type]
 
     with pytest.raises(Refused, match=r"not signed: the pool .* is not that of the market"):
-        transaction.compose([told], built([agreed]), MEMO, BLOCKHASH)
+        held([told], built([agreed]))
 
 
 def test_swaps_that_do_not_fit_into_one_transaction_are_refused_with_their_size() -> None:
