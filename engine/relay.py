@@ -161,10 +161,12 @@ class Relay:
         """Rule R8: offer whatever is due, until cancelled. Any number may run at once."""
         while True:
             await asyncio.sleep(RECONCILE_SECONDS * random.uniform(0.8, 1.2))
-            depths = [await self._bus.waiting(queue) for queue in Queue]
-            if any(depth is None or depth > ENOUGH_WAITING for depth in depths):
-                continue  # NATS is away, or its queues hold more than enough
             try:
+                if not await self._store.anything_to_offer():
+                    continue
+                depths = [await self._bus.waiting(queue) for queue in Queue]
+                if any(depth is None or depth > ENOUGH_WAITING for depth in depths):
+                    continue  # NATS is away, or its queues hold more than enough
                 due = await self._store.claim_to_offer(RECONCILE_LIMIT)
             except StoreUnavailable:
                 continue

@@ -239,12 +239,13 @@ SELECT count(*) AS waiting
          WHERE NOT settled AND status IN ('pending', 'routing', 'building') LIMIT $1) AS o
 """
 
-# Rule R8: due orders are claimed by moving the time of their next look, each time further.
-_CLAIM: Final = """
-WITH due AS (
-    SELECT order_id FROM orders
+_DUE: Final = """
      WHERE NOT settled AND status IN ({statuses}) AND next_check_at <= now() {only}
-     ORDER BY next_check_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+     ORDER BY next_check_at"""
+# Rule R8: due orders are claimed by moving the time of their next look, each time further.
+_CLAIM: Final = f"""
+WITH due AS (
+    SELECT order_id FROM orders {_DUE} LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE orders o
        SET offers = least(o.offers + 1, 100),
@@ -258,11 +259,14 @@ SELECT o.*, clock_timestamp() AS read_time,
            AS attempts
   FROM claimed o
 """
-CLAIM_TO_OFFER: Final = _CLAIM.format(
-    statuses="'pending', 'routing', 'building'",
+_TO_OFFER: Final = {
+    "statuses": "'pending', 'routing', 'building'",
     # While trading is halted there is nothing to do for them but to expire.
-    only=f"AND ({_TRADING} <> 'halted' OR expire_time <= now())",
-)
+    "only": f"AND ({_TRADING} <> 'halted' OR expire_time <= now())",
+}
+CLAIM_TO_OFFER: Final = _CLAIM.format(**_TO_OFFER)
+# Locks nothing and writes nothing, so it may be asked often.
+DUE_TO_OFFER: Final = f"SELECT FROM orders {_DUE} LIMIT 1".format(**_TO_OFFER)
 CLAIM_TO_SETTLE: Final = _CLAIM.format(statuses="'submitted', 'confirmed'", only="")
 CHECK_AFTER_JSON: Final = msgspec.json.encode(
     {status: f"{delay.total_seconds()} s" for status, delay in CHECK_AFTER.items()}

@@ -190,6 +190,10 @@ class Store:
             for row in await self._connections.fetch(statements.EVENTS, ids, sequences, limit)
         ]
 
+    async def anything_to_offer(self) -> bool:
+        """Whether `claim_to_offer` would find an order now; changes nothing."""
+        return bool(await self._connections.fetch(statements.DUE_TO_OFFER))
+
     async def claim_to_offer(self, limit: int) -> list[Order]:
         """Due orders that nothing is signed for; nobody else gets them for a while."""
         return await self._claim(statements.CLAIM_TO_OFFER, limit, OFFER_AT_LEAST_EVERY)

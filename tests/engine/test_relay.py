@@ -104,22 +104,22 @@ async def ask(dsn: str, statement: str) -> list[asyncpg.Record]:
 
 
 @pytest.fixture
-def ticks(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Awaitable[None]]:
-    """Reconcilers tick fast; the result waits until they have looked at the queues so often."""
+def ticks(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Awaitable[None]]:
+    """Reconcilers tick fast; the result waits until they have asked so often what is due."""
     monkeypatch.setattr(module, "RECONCILE_SECONDS", 0.01)
     looks = asyncio.Semaphore(0)
-    waiting = bus.waiting
+    anything_to_offer = store.anything_to_offer
 
-    async def counted(queue: Queue) -> int | None:
+    async def counted() -> bool:
         looks.release()
-        return await waiting(queue)
+        return await anything_to_offer()
 
     async def wait(count: int) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            for _ in range(count * len(Queue)):
+            for _ in range(count):
                 await looks.acquire()
 
-    monkeypatch.setattr(bus, "waiting", counted)
+    monkeypatch.setattr(store, "anything_to_offer", counted)
     return wait
 
 
@@ -252,6 +252,32 @@ async def test_nothing_is_offered_before_it_is_due(
         await ticks(5)
 
     assert await claims(dsn) == 0
+
+
+async def test_the_queues_are_asked_for_their_depths_only_while_something_is_due(
+    store: Store,
+    dsn: str,
+    bus: Bus,
+    ticks: Callable[[int], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await stored(store, Status.PENDING)
+    await bus.ensure()
+    asked: list[Queue] = []
+    waiting = bus.waiting
+
+    async def noted(queue: Queue) -> int | None:
+        asked.append(queue)
+        return await waiting(queue)
+
+    monkeypatch.setattr(bus, "waiting", noted)
+    async with listening(bus, "work.*") as ear, reconciling(Relay(store, bus)):
+        await ticks(5)
+        assert asked == []
+        await make_due(dsn)
+        await ear.hear(lambda heard: len(heard) > 0)
+
+    assert asked == list(Queue)
 
 
 async def test_two_reconcilers_offer_each_due_order_once(

@@ -273,6 +273,23 @@ async def test_what_is_due_is_claimed_by_one_and_backs_off(store: Store, dsn: st
     assert [facts(claimed) for claim in claims for claimed in claim] == [facts(order)]
 
 
+async def test_to_ask_whether_anything_is_due_claims_nothing_and_waits_for_nobody(
+    store: Store, dsn: str
+) -> None:
+    await stored(store, Status.ROUTING)
+    await stored(store, Status.CONFIRMED)
+    assert not await store.anything_to_offer()
+    await execute(store, "UPDATE orders SET next_check_at = now()")
+    connection = await asyncpg.connect(dsn)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM orders FOR UPDATE")
+        assert await store.anything_to_offer()
+    await connection.close()
+
+    assert len(await store.claim_to_offer(10)) == 1
+    assert not await store.anything_to_offer()
+
+
 async def test_what_another_is_claiming_is_passed_over(store: Store, dsn: str) -> None:
     await stored(store, Status.ROUTING)
     await execute(store, "UPDATE orders SET next_check_at = now()")

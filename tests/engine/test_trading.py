@@ -106,6 +106,7 @@ async def test_while_halted_nothing_is_offered_but_what_has_expired(
 
     await switch.set(HALTED, "why", "")
     assert [o.order_id for o in await store.claim_to_offer(10)] == [expiring.order_id]
+    assert not await store.anything_to_offer()
     assert [o.order_id for o in await store.claim_to_settle(10)] == [live.order_id]
     await switch.set(ACTIVE, "", "")
     [offered] = await store.claim_to_offer(10)
