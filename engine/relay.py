@@ -1,11 +1,13 @@
-"""What follows a commit: the event announced, the next work offered, and again if it stands."""
+"""What follows a commit: the next work offered, the event announced, and again if it stands."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import chain
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -13,8 +15,9 @@ import msgspec
 import structlog
 
 from engine import wire
+from engine.batch import Batcher
 from engine.bus import EVENTS_SUBJECT, Bus, Queue, status_subject
-from engine.errors import StoreUnavailable
+from engine.errors import Overloaded, StoreUnavailable
 from engine.lifecycle import EventType, Status
 from engine.order import Order, Transition
 from engine.store import Store
@@ -55,6 +58,16 @@ HANDED_OVER: Final = {
 }
 
 
+# Events are composed so many turns of the event loop after their commit. Whoever waited for it goes
+# on in the first; what they send, batched and in a call of its own, has left the process with the
+# third.
+TURNS_FIRST: Final = 4
+# Commits that are announced together, and how many may wait to be.
+ANNOUNCED_TOGETHER: Final = 10
+UNANNOUNCED: Final = 1000
+CLOSE_SECONDS: Final = 2.0
+
+
 class Begun(msgspec.Struct, frozen=True):
     """An order that is being worked on; `step` says so and is not committed yet, or None."""
 
@@ -67,13 +80,27 @@ class Begun(msgspec.Struct, frozen=True):
 
 
 class Relay:
-    """Commits transitions and tells the others: what a batch committed is told together."""
+    """Commits transitions and tells the others: what a batch committed is told together.
+
+    Whoever takes the next step hears of it first, then whoever waits for the commit goes on, and
+    only then it is announced what happened: one commit after the other.
+    """
 
     def __init__(self, store: Store, bus: Bus) -> None:
         self._store = store
         self._bus = bus
-        self._telling: set[asyncio.Task[None]] = set()
+        self._hinting: set[asyncio.Task[None]] = set()
+        self._announcements: Batcher[Sequence[Transition], None] = Batcher(
+            self._announce, limit=ANNOUNCED_TOGETHER, in_flight=1, waiting=UNANNOUNCED
+        )
         store.on_commit(self._tell)
+
+    async def close(self) -> None:
+        """Wait until what was submitted is committed, and what was committed is told."""
+        await self._store.close()
+        await self._announcements.close()
+        if self._hinting:
+            await asyncio.wait(set(self._hinting))
 
     async def commit(self, transition: Transition) -> Order:
         """Store the transition, and announce its events; returns the order as stored.
@@ -128,34 +155,50 @@ class Relay:
             await self._bus.publish(queue.hints(due))
 
     def _tell(self, committed: Sequence[Transition]) -> None:
-        """Announce and log what was committed, and hint at what is to be done next."""
-        messages: list[tuple[str, bytes]] = []
-        logged = logger.is_enabled_for(logging.INFO)
-        announced: list[bytes] = []
+        """Hint at what is to be done next, and have it announced what was committed."""
         handed_over: dict[Queue, list[UUID]] = {}
-        for order, events in ((transition.order, transition.events) for transition in committed):
-            subject = status_subject(order.order_id)
-            for message in wire.events(order, events, self._store.tokens):
-                encoded = message.SerializeToString()
-                announced.append(encoded)
-                messages.append((subject, encoded))
-            if logged:
-                for event in events:
-                    logger.info(
-                        event.type.value,
-                        order_id=str(order.order_id),
-                        sequence=event.sequence,
-                        status=event.status.value,
-                    )
-            queue = HANDED_OVER.get(events[-1].type)
+        for transition in committed:
+            queue = HANDED_OVER.get(transition.events[-1].type)
             if queue is not None:
-                handed_over.setdefault(queue, []).append(order.order_id)
-        for queue, order_ids in handed_over.items():
-            messages += queue.hints(order_ids)
+                handed_over.setdefault(queue, []).append(transition.order.order_id)
+        if handed_over:
+            hints = [hint for queue, ids in handed_over.items() for hint in queue.hints(ids)]
+            task = asyncio.create_task(self._bus.publish(hints))
+            self._hinting.add(task)
+            task.add_done_callback(self._hinting.discard)
+        try:
+            self._announcements.begin(committed)
+        except Overloaded:
+            logger.warning("not announced: too many wait", orders=len(committed))
+
+    async def _announce(self, commits: Sequence[Sequence[Transition]]) -> list[None]:
+        """Log and publish the events of some commits, oldest first."""
+        for _ in range(TURNS_FIRST):
+            await asyncio.sleep(0)
+        messages: list[tuple[str, bytes]] = []
+        announced: list[bytes] = []
+        logged = logger.is_enabled_for(logging.INFO)
+        for transition in chain.from_iterable(commits):
+            if logged:
+                _log(transition)
+            events = self._encoded(transition)
+            subject = status_subject(transition.order.order_id)
+            messages += [(subject, event) for event in events]
+            announced += events
         messages += [(EVENTS_SUBJECT, batch) for batch in wire.batches(announced)]
-        task = asyncio.create_task(self._bus.publish(messages))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        await self._bus.publish(messages)
+        return [None] * len(commits)
+
+    def _encoded(self, transition: Transition) -> list[bytes]:
+        """The transition's events; none when they cannot be composed, which is logged."""
+        order = transition.order
+        try:
+            events = wire.events(order, transition.events, self._store.tokens)
+            return [event.SerializeToString() for event in events]
+        except Exception:
+            # They are on record all the same, where whoever misses them reads them.
+            logger.error("not announced", order_id=str(order.order_id), exc_info=True)
+            return []
 
     async def reconcile(self) -> None:
         """Rule R8: offer whatever is due, until cancelled. Any number may run at once."""
@@ -171,3 +214,25 @@ class Relay:
             except StoreUnavailable:
                 continue
             await self.offer(due)
+
+
+def _log(transition: Transition) -> None:
+    for event in transition.events:
+        logger.info(
+            event.type.value,
+            order_id=str(transition.order.order_id),
+            sequence=event.sequence,
+            status=event.status.value,
+        )
+
+
+@asynccontextmanager
+async def open_relay(store: Store, bus: Bus) -> AsyncIterator[Relay]:
+    """A relay of which, once it is left, all that was committed is told."""
+    relay = Relay(store, bus)
+    try:
+        yield relay
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await relay.close()

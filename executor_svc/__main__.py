@@ -8,7 +8,7 @@ from functools import partial
 from engine import runtime
 from engine.bus import Queue, open_bus
 from engine.chain import Commitment, open_chain
-from engine.relay import Relay
+from engine.relay import open_relay
 from engine.rpc import serving
 from engine.store import open_store
 from engine.trading import TradingSwitch
@@ -33,8 +33,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         ) as bus,
         open_venues(settings.venues, settings.peer_tls, settings.venue_calls_per_second) as venues,
         open_chain(settings.chain_address, settings.peer_tls) as chain,
+        open_relay(store, bus) as relay,
     ):
-        relay = Relay(store, bus)
         switch = TradingSwitch(store)
         executor = Executor(store, relay, venues, chain, key, switch)
         confirm_at = Commitment[settings.confirm_at.upper()]

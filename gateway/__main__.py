@@ -12,7 +12,7 @@ from engine.allowance import AccountLimits
 from engine.bus import open_bus
 from engine.errors import StartupError
 from engine.quoting import Quoter
-from engine.relay import Relay
+from engine.relay import open_relay
 from engine.rpc import serving
 from engine.store import open_store
 from engine.trading import TradingSwitch
@@ -52,8 +52,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             creds_file=settings.nats_creds_file,
         ) as bus,
         open_venues(settings.venues, settings.peer_tls) as venues,
+        open_relay(store, bus) as relay,
     ):
-        relay = Relay(store, bus)
         announcements = Announcements(bus)
         hub = WatchHub(
             store,

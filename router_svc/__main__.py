@@ -9,7 +9,7 @@ from engine import runtime
 from engine.accounts import Accounts
 from engine.bus import Queue, open_bus
 from engine.quoting import Quoter
-from engine.relay import Relay
+from engine.relay import open_relay
 from engine.rpc import serving
 from engine.store import open_store
 from engine.trading import TradingSwitch
@@ -30,8 +30,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             creds_file=settings.nats_creds_file,
         ) as bus,
         open_venues(settings.venues, settings.peer_tls) as venues,
+        open_relay(store, bus) as relay,
     ):
-        relay = Relay(store, bus)
         switch = TradingSwitch(store)
         accounts = Accounts(store)
         await accounts.look()

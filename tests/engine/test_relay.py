@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
+import grpc
 import pytest
 from msgspec.structs import replace
 from nats.aio.msg import Msg
+from structlog.testing import capture_logs
 
 from engine import relay as module
-from engine import statements
+from engine import statements, wire
 from engine.bus import Bus, Queue, open_bus, status_subject
+from engine.chain import open_chain
 from engine.errors import StaleOrder, StoreUnavailable
 from engine.lifecycle import Status
 from engine.order import Order
-from engine.relay import Relay, next_queue
+from engine.relay import Relay, next_queue, open_relay
 from engine.runtime import run_until
 from engine.store import Store, open_store
-from engine.v1 import orders_pb2
+from engine.v1 import chain_pb2, orders_pb2
 from oee.nats import Nats
 from tests import builders
 from tests.builders import stored
@@ -61,6 +69,12 @@ async def listening(bus: Bus, subject: str) -> AsyncIterator[Ear]:
     await bus.client.flush()
     yield ear
     await subscription.unsubscribe()
+
+
+def about(message: Msg) -> tuple[UUID, int]:
+    """The order whose event it is, and the event's sequence."""
+    event = orders_pb2.OrderEvent.FromString(message.data)
+    return UUID(event.order_id), event.sequence
 
 
 def hints(messages: list[Msg]) -> list[tuple[str, UUID]]:
@@ -179,18 +193,17 @@ async def test_a_commit_is_stored_then_announced_as_the_event_that_was_stored(
 
 
 async def test_whoever_comes_too_late_announces_nothing(store: Store, bus: Bus) -> None:
+    order, last = await stored(store, Status.PENDING), await stored(store, Status.PENDING)
     relay = Relay(store, bus)
-    order = await stored(store, Status.PENDING)
-    await relay.commit(order.start_routing())
 
     async with listening(bus, "orders.status.*") as ear:
+        await relay.commit(order.start_routing())
         with pytest.raises(StaleOrder):
             await relay.commit(order.cancel())
-        last = await stored(store, Status.PENDING)
         await relay.commit(last.start_routing())
-        [message] = await ear.hear(lambda heard: len(heard) > 0)
+        heard = await ear.hear(lambda heard: (last.order_id, 2) in map(about, heard))
 
-    assert message.subject == status_subject(last.order_id)
+    assert [about(message) for message in heard] == [(order.order_id, 2), (last.order_id, 2)]
 
 
 async def test_a_commit_succeeds_without_nats(store: Store, nats: Nats, bus: Bus) -> None:
@@ -202,6 +215,177 @@ async def test_a_commit_succeeds_without_nats(store: Store, nats: Nats, bus: Bus
         await Relay(store, bus).offer([routing])
 
     assert routing.status is Status.ROUTING
+
+
+class Composing:
+    """Stands in for the composing of events, and keeps the event loop until something is there:
+    what had not left the process before it began does not leave meanwhile."""
+
+    def __init__(self, there: threading.Event) -> None:
+        self._there = there
+        self.found: list[bool] = []
+        self.done = asyncio.Event()
+
+    def __call__(self, *event: object) -> Iterator[orders_pb2.OrderEvent]:
+        self.found.append(self._there.wait(2))
+        self.done.set()
+        return iter(())
+
+
+@contextmanager
+def heard_elsewhere(nats: Nats, subject: str) -> Iterator[threading.Event]:
+    """Set once something is said on the subject, in a thread of its own."""
+    heard, ready = threading.Event(), threading.Event()
+    at = urlsplit(nats.url)
+
+    def listen(lines: BinaryIO) -> None:
+        for line in lines:
+            if line.startswith(b"PONG"):
+                ready.set()
+            elif line.startswith(b"MSG"):
+                heard.set()
+
+    with socket.create_connection((at.hostname, at.port), 10) as wire_to_nats:
+        thread = threading.Thread(target=listen, args=(wire_to_nats.makefile("rb"),))
+        thread.start()
+        wire_to_nats.sendall(b"CONNECT {}\r\nSUB %b 1\r\nPING\r\n" % subject.encode())
+        assert ready.wait(PATIENCE_SECONDS)
+        yield heard
+        wire_to_nats.shutdown(socket.SHUT_RDWR)
+    thread.join(PATIENCE_SECONDS)
+
+
+async def test_the_next_service_has_its_hint_before_any_event_is_composed(
+    store: Store, bus: Bus, nats: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = await stored(store, Status.ROUTING)
+    relay = Relay(store, bus)
+
+    with heard_elsewhere(nats, Queue.EXECUTE.subject) as heard:
+        composing = Composing(heard)
+        monkeypatch.setattr(wire, "events", composing)
+        await relay.commit(order.choose_route(builders.decision()))
+        await asyncio.wait_for(composing.done.wait(), PATIENCE_SECONDS)
+
+    assert composing.found == [True]
+
+
+class Taking(grpc.GenericRpcHandler):
+    """A chain, in threads of its own, that takes whatever is sent."""
+
+    def __init__(self) -> None:
+        self.taken = threading.Event()
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self._take)
+
+    def _take(self, request: bytes, context: object) -> bytes:
+        sent = chain_pb2.SendTransactionsRequest.FromString(request).transactions
+        self.taken.set()
+        results = [chain_pb2.SendResult()] * len(sent)
+        return chain_pb2.SendTransactionsResponse(results=results).SerializeToString()
+
+
+async def test_what_those_who_waited_for_a_commit_send_has_left_before_any_event_is_composed(
+    store: Store, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain_elsewhere = Taking()
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[chain_elsewhere])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    orders = [await stored(store, Status.PENDING) for _ in range(20)]
+    async with open_chain(f"127.0.0.1:{port}") as chain, open_relay(store, bus) as relay:
+        await chain.send(b"so that there is a connection")
+        chain_elsewhere.taken.clear()
+        composing = Composing(chain_elsewhere.taken)
+        monkeypatch.setattr(wire, "events", composing)
+
+        async def commit_and_send(order: Order) -> None:
+            await relay.commit(order.start_routing())
+            await chain.send(b"signed bytes")
+
+        await asyncio.gather(*map(commit_and_send, orders))
+        await asyncio.wait_for(composing.done.wait(), PATIENCE_SECONDS)
+    server.stop(None)
+
+    assert composing.found[0]
+
+
+async def test_an_announcement_that_fails_is_logged_and_costs_no_hint_no_commit_and_no_other(
+    store: Store, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routing = [await stored(store, Status.ROUTING) for _ in range(3)]
+    relay = Relay(store, bus)
+    odd = routing[1].order_id
+    compose = wire.events
+
+    def fail(order: Order, *taken: Any) -> Iterator[orders_pb2.OrderEvent]:
+        if order.order_id == odd:
+            raise KeyError("a token that nobody knows")
+        return compose(order, *taken)
+
+    monkeypatch.setattr(wire, "events", fail)
+    async with listening(bus, "work.*") as work, listening(bus, "orders.status.*") as ear:
+        with capture_logs() as logs:
+            committed = await relay.commit_each(
+                [order.choose_route(builders.decision()) for order in routing]
+            )
+            heard = await ear.hear(lambda heard: len(heard) == 2)
+        await work.hear(lambda heard: len(hints(heard)) == 3)
+
+    assert [order.sequence for order in committed if isinstance(order, Order)] == [3, 3, 3]
+    assert hints(work.messages) == [("work.execute", order.order_id) for order in routing]
+    assert [about(message)[0] for message in heard] == [
+        order.order_id for order in routing if order.order_id != odd
+    ]
+    [failure] = [record for record in logs if record["event"] == "not announced"]
+    assert (failure["order_id"], failure["log_level"]) == (str(odd), "error")
+
+
+async def test_an_orders_events_are_announced_in_the_order_in_which_they_were_committed(
+    store: Store, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = await stored(store, Status.PENDING)
+    relay = Relay(store, bus)
+    publish, first, held = bus.publish, asyncio.Event(), asyncio.Event()
+
+    async def hold_the_first(messages: Sequence[tuple[str, bytes]]) -> None:
+        if not first.is_set() and messages[0][0].startswith("orders."):
+            first.set()
+            await held.wait()
+        await publish(messages)
+
+    monkeypatch.setattr(bus, "publish", hold_the_first)
+    async with listening(bus, status_subject(order.order_id)) as ear:
+        order = await relay.commit(order.start_routing())
+        await asyncio.wait_for(first.wait(), PATIENCE_SECONDS)
+        order = await relay.commit(order.choose_route(builders.decision()))
+        order = await relay.commit(order.start_building())
+        held.set()
+        heard = await ear.hear(lambda heard: len(heard) == 3)
+
+    assert [about(message)[1] for message in heard] == [2, 3, 4]
+
+
+async def test_who_closes_a_relay_has_told_all_that_was_submitted(
+    store: Store, nats: Nats, bus: Bus
+) -> None:
+    order = await stored(store, Status.ROUTING)
+
+    async with listening(bus, "orders.status.*") as ear, listening(bus, "work.*") as work:
+        async with open_bus(nats.url, "closing") as closing:
+            connected = asyncio.Event()
+            closing.on_connect(connected.set)
+            if not closing.connected:
+                await asyncio.wait_for(connected.wait(), PATIENCE_SECONDS)
+            async with open_relay(store, closing):
+                saving = store.begin_save(order.choose_route(builders.decision()))
+        assert saving.done()
+        heard = await ear.hear(lambda heard: len(heard) > 0)
+        await work.hear(lambda heard: len(heard) > 0)
+
+    assert [about(message) for message in heard] == [(order.order_id, 3)]
+    assert hints(work.messages) == [("work.execute", order.order_id)]
 
 
 async def test_an_offer_goes_to_the_queue_of_the_next_step_or_nowhere(
