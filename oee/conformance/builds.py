@@ -13,6 +13,7 @@ from engine.instructions.swap import KIND_OF_PROGRAM, LAYOUTS, read_amounts, swa
 from engine.instructions.terms import Parties, SwapTerms
 from engine.v1 import venue_pb2 as pb
 from oee.conformance.check import Broken, Check, NotChecked, checks
+from oee.conformance.pools import snapshot
 from oee.conformance.venue import MAX_ITEMS, Venue, reason_of
 from oee.conformance.written import is_address
 
@@ -104,6 +105,40 @@ async def the_engine_reads_the_swap_back(venue: Venue) -> None:
     orders = await venue.orders()
     for order, swap in zip(orders, await venue.swaps(orders), strict=True):
         _require_agreed(order, swap, _only_instruction(swap))
+
+
+async def what_pools_tell_builds_the_same(venue: Venue) -> None:
+    """What WatchPools tells of a pool, config and market too, builds the venue's very swap."""
+    orders = await venue.orders()
+    try:
+        pools = (await snapshot(venue)).pools
+    except Broken as broken:
+        raise NotChecked(f"WatchPools does not tell the pools: {broken}") from None
+    compared = 0
+    for order, swap in zip(orders, await venue.swaps(orders), strict=True):
+        pool = pools.get(order.pool)
+        if pool is None or not _tells_all(pool):
+            continue
+        try:
+            _require_agreed(order, swap, _only_instruction(swap))
+        except Broken:
+            raise NotChecked("what the venue builds is not the swap either") from None
+        told = pb.SwapInstructions(
+            kind=pool.kind,
+            arrays=swap.arrays,
+            market=pool.market,
+            config=pool.config,
+            one_for_zero=order.mint_in != pool.mint_a,
+        )
+        if not _build_the_same(order, told, swap):
+            raise Broken(
+                f"of pool {pool.address} what BuildSwap builds from: {_hints(swap)}",
+                _hints(told),
+                "tell what the pool's own accounts have, or leave market and config out",
+            )
+        compared += 1
+    if not compared:
+        raise NotChecked("no pool tells all of it; then the engine asks for each swap")
 
 
 async def building_twice_builds_the_same(venue: Venue) -> None:
@@ -236,6 +271,33 @@ def _require_agreed(order: pb.SwapOrder, swap: pb.SwapInstructions, built: Instr
             raise _not_as_asked(f"account {place}", _shown(expected), _shown(account))
 
 
+def _tells_all(pool: pb.Pool) -> bool:
+    """Whether the engine builds this pool's swaps without asking."""
+    layout = LAYOUTS.get(pool.kind)
+    return (
+        layout is not None
+        and (bool(pool.market) or not layout.by_market)
+        and (pool.HasField("config") or not layout.by_config)
+    )
+
+
+def _build_the_same(
+    order: pb.SwapOrder, one: pb.SwapInstructions, other: pb.SwapInstructions
+) -> bool:
+    """Whether the hints of both lead to the same instruction."""
+    try:
+        return swap_instruction(_terms(order, one)) == swap_instruction(_terms(order, other))
+    except ValueError:
+        return False
+
+
+def _hints(swap: pb.SwapInstructions) -> str:
+    paid = "second" if swap.one_for_zero else "first"
+    return (
+        f"kind {swap.kind!r}, market {swap.market!r}, config {swap.config}, its {paid} token paid"
+    )
+
+
 def _terms(order: pb.SwapOrder, swap: pb.SwapInstructions) -> SwapTerms:
     return SwapTerms(
         Parties(
@@ -272,6 +334,7 @@ CHECKS: Final[tuple[Check[Venue], ...]] = checks(
     only_the_wallet_signs,
     budget_and_memo_are_the_executors,
     the_engine_reads_the_swap_back,
+    what_pools_tell_builds_the_same,
     building_twice_builds_the_same,
     all_swaps_call_the_same_program,
     an_unknown_pool_is_refused_alone,

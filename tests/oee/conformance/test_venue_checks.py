@@ -84,6 +84,13 @@ def answering_nonsense(request: Any, response: Any) -> None:
             result.CopyFrom(good[0])
 
 
+def another_config(request: Any, response: pb.WatchPoolsResponse) -> None:
+    """Every pool that has a config tells one that it has not."""
+    for pool in response.pools:
+        if pool.HasField("config"):
+            pool.config = 9
+
+
 def first_only(items: str) -> Callable[[Any], object]:
     """Only the first 500 items are taken."""
 
@@ -456,6 +463,11 @@ WRONG = {
         "the-engine-reads-the-swap-back",
         STRANGER,
     ),
+    "a pool that tells another config": Mistake(
+        Wrong("WatchPools", another_config),
+        "what-pools-tell-builds-the-same",
+        "config 9",
+    ),
     "never twice the same": Mistake(
         Wrong("BuildSwap", each_swap(Fresh())),
         "building-twice-builds-the-same",
@@ -525,6 +537,37 @@ async def test_a_venue_that_is_wrong_fails_the_check_that_says_so(
 
 def test_every_check_has_a_venue_that_breaks_it() -> None:
     assert {mistake.check for mistake in WRONG.values()} == {check.name for check in QUICK}
+
+
+TOLD = "what-pools-tell-builds-the-same"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("venue", "told", "outcome"),
+    [
+        ("raydium", setting(kind="meteora_damm_v2"), Outcome.FAILED),
+        ("meteora", setting(mint_a=STRANGER), Outcome.FAILED),
+        ("raydium", setting(market=STRANGER), Outcome.OK),
+        ("raydium", lambda pool: pool.ClearField("config"), Outcome.NOT_CHECKED),
+        ("raydium", setting(kind=""), Outcome.NOT_CHECKED),
+    ],
+    ids=["another kind", "another first mint", "what it does not need", "no config", "no kind"],
+)
+async def test_what_a_pool_tells_is_held_against_what_the_venue_builds(
+    venue: str, told: Callable[[Any], object], outcome: Outcome, still_world: World
+) -> None:
+    def answer(request: Any, response: pb.WatchPoolsResponse) -> None:
+        for pool in response.pools:
+            if not pool.market:
+                told(pool)
+
+    subject = await still_world.wrong_venue(Wrong("WatchPools", answer), venue=venue)
+    [check] = [check for check in builds.CHECKS if check.name == TOLD]
+
+    [finding] = [finding async for finding in examine(subject, [check])]
+
+    assert finding.outcome is outcome, finding
 
 
 def telling_states(request: Any, response: pb.ListPoolsResponse | pb.WatchPoolsResponse) -> None:
