@@ -190,6 +190,7 @@ async def running_engine(
     executors: int = 1,
     simulator: Mapping[str, str] = FAST,
     environment: Mapping[str, str] | None = None,
+    follows_pools: bool = False,
 ) -> AsyncIterator[Engine]:
     """A fast stack of its own, every call to venues and chain through a gate."""
     ports = Ports.free()
@@ -200,8 +201,9 @@ async def running_engine(
             for name, port in (("raydium", ports.raydium), ("meteora", ports.meteora))
         }
         addresses = {"VENUES": ",".join(f"{name}={g.address}" for name, g in venues.items())}
-        # The gates hold quotes that are asked for; what streams do has tests of its own.
-        asking = addresses | {"QUOTE_LOCALLY": "false"}
+        # The gates hold quotes that are asked for and swaps that venues build; what streams do has
+        # tests of its own.
+        asking = addresses | {"QUOTE_LOCALLY": str(follows_pools).lower()}
         settings = {
             "dex_sim": simulator,
             "gateway": asking | {"ORDERS_PER_MINUTE": "0"},
