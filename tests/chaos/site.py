@@ -75,7 +75,8 @@ async def running_site(
 ) -> AsyncIterator[Site]:
     """Two gateways, two routers, two executors, one simulator, and clients of the gateways.
 
-    All of it is stopped on leaving; its data stay in `directory`.
+    With an even seed routes come from the pools' streams, with an odd one the venues are asked for
+    every quote and build every swap. All of it is stopped on leaving; its data stay in `directory`.
     """
     # Only servers of our own are killed.
     others = ("POSTGRES_DSN", "NATS_URL")
@@ -90,6 +91,7 @@ async def running_site(
         settings={
             "dex_sim": {**SIMULATOR, "SEED": str(seed)},
             "gateway": {"ORDERS_PER_MINUTE": "0"},
+            "router": {"QUOTE_LOCALLY": "false" if seed % 2 else "true"},
         },
         show=show,
     )
