@@ -23,6 +23,8 @@ from engine.v1 import chain_pb2_grpc
 MAX_ITEMS: Final = 500
 DEFAULT_PAGE: Final = 1000
 MAX_PAGE: Final = 1000
+# Of more signatures, with their records, a message could be too large for whoever watches.
+TOLD_TOGETHER: Final = 500
 
 REASONS: Final = {
     reason: pb.TransactionErrorReason.Value(f"TRANSACTION_ERROR_REASON_{reason}")
@@ -136,29 +138,7 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
     ) -> pb.GetTransactionsResponse:
         _bounded("signatures", request.signatures)
         return pb.GetTransactionsResponse(
-            transactions=[
-                pb.TransactionRecord(
-                    found=True,
-                    slot=landed.slot,
-                    error=_error(landed.failure),
-                    changes=[
-                        pb.BalanceChange(
-                            owner=change.owner,
-                            mint=change.mint,
-                            before=str(change.before),
-                            after=str(change.after),
-                        )
-                        for change in landed.changes
-                    ],
-                    fee_lamports=landed.fee_lamports,
-                    memo=landed.memo,
-                    commitment=_wire_commitment(node.commitment(landed.slot)),
-                    signers=[landed.wallet],
-                )
-                if landed
-                else pb.TransactionRecord()
-                for landed in node.look_up(request.signatures, search_history=True)
-            ],
+            transactions=_records(node, request.signatures),
             context_slot=node.head.slot,
             node=node.name,
         )
@@ -209,8 +189,25 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
             # The headers say that from here on nothing is missed.
             await context.send_initial_metadata(())
             while True:
-                changed = partial(pb.WatchSignaturesResponse, signatures=await feed.take())
-                yield await self._suffer_watching(context, changed)
+                changed = await feed.take()
+                for first in range(0, len(changed), TOLD_TOGETHER):
+                    some = partial(self._changed, changed[first : first + TOLD_TOGETHER])
+                    yield await self._suffer_watching(context, some)
+
+    def _changed(self, signatures: Sequence[str]) -> pb.WatchSignaturesResponse:
+        """That these changed, and their records by a node, unless a fault stands before those."""
+        node = self._node(self._draw("WatchSignatures"))
+        if self._faults:
+            reading = _occasion("GetTransactions", node.name, ())
+            sites = (Site.CALL, Site.CHOICE)
+            if any(fault.fits(reading) for site in sites for fault in self._faults.at(site)):
+                return pb.WatchSignaturesResponse(signatures=signatures)
+        return pb.WatchSignaturesResponse(
+            signatures=signatures,
+            transactions=_records(node, signatures),
+            context_slot=node.head.slot,
+            node=node.name,
+        )
 
     async def _delay(self, call: str) -> None:
         if self._delay_milliseconds.high:
@@ -284,6 +281,33 @@ def _subjects(transactions: Sequence[bytes]) -> Iterator[Subject]:
         # What is no transaction is about nobody.
         with suppress(Refused):
             yield from subjects_of_memo(read_transaction(raw).message.memo)
+
+
+def _records(node: Node, signatures: Sequence[str]) -> list[pb.TransactionRecord]:
+    """What the node tells of these transactions."""
+    return [
+        pb.TransactionRecord(
+            found=True,
+            slot=landed.slot,
+            error=_error(landed.failure),
+            changes=[
+                pb.BalanceChange(
+                    owner=change.owner,
+                    mint=change.mint,
+                    before=str(change.before),
+                    after=str(change.after),
+                )
+                for change in landed.changes
+            ],
+            fee_lamports=landed.fee_lamports,
+            memo=landed.memo,
+            commitment=_wire_commitment(node.commitment(landed.slot)),
+            signers=[landed.wallet],
+        )
+        if landed
+        else pb.TransactionRecord()
+        for landed in node.look_up(signatures, search_history=True)
+    ]
 
 
 def _error(failure: Failure | None) -> pb.TransactionError | None:

@@ -834,18 +834,34 @@ class WatchSignaturesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SIGNATURES_FIELD_NUMBER: _builtins.int
+    TRANSACTIONS_FIELD_NUMBER: _builtins.int
+    CONTEXT_SLOT_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    context_slot: _builtins.int
+    """The slot of the node that tells the transactions."""
+    node: _builtins.str
+    """The node that tells the transactions."""
     @_builtins.property
     def signatures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Base58."""
+
+    @_builtins.property
+    def transactions(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransactionRecord]:
+        """What GetTransactions of the same node would tell of them: as many as signatures, in their
+        order, or none. They may be absent, or have found false for some; then it has to be read.
+        """
 
     def __init__(
         self,
         *,
         signatures: _abc.Iterable[_builtins.str] | None = ...,
+        transactions: _abc.Iterable[Global___TransactionRecord] | None = ...,
+        context_slot: _builtins.int = ...,
+        node: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["signatures", b"signatures"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_slot", b"context_slot", "node", b"node", "signatures", b"signatures", "transactions", b"transactions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -144,7 +144,8 @@ class ChainServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchSignatures(self, request, context):
-        """Signatures of a wallet as their status changes. Hints only: may lose or repeat.
+        """Signatures of a wallet as their status changes, and what the transactions did if that is at
+        hand. Hints only: may lose or repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,7 +54,9 @@ class ChainServiceStub:
     ListSignatures: _grpc.UnaryUnaryMultiCallable[_chain_pb2.ListSignaturesRequest, _chain_pb2.ListSignaturesResponse]
     """A wallet's landed signatures with their memos, newest first."""
     WatchSignatures: _grpc.UnaryStreamMultiCallable[_chain_pb2.WatchSignaturesRequest, _chain_pb2.WatchSignaturesResponse]
-    """Signatures of a wallet as their status changes. Hints only: may lose or repeat."""
+    """Signatures of a wallet as their status changes, and what the transactions did if that is at
+    hand. Hints only: may lose or repeat.
+    """
 
 @_typing.type_check_only
 class ChainServiceAsyncStub(ChainServiceStub):
@@ -80,7 +82,9 @@ class ChainServiceAsyncStub(ChainServiceStub):
     ListSignatures: _aio.UnaryUnaryMultiCallable[_chain_pb2.ListSignaturesRequest, _chain_pb2.ListSignaturesResponse]  # type: ignore[assignment]
     """A wallet's landed signatures with their memos, newest first."""
     WatchSignatures: _aio.UnaryStreamMultiCallable[_chain_pb2.WatchSignaturesRequest, _chain_pb2.WatchSignaturesResponse]  # type: ignore[assignment]
-    """Signatures of a wallet as their status changes. Hints only: may lose or repeat."""
+    """Signatures of a wallet as their status changes, and what the transactions did if that is at
+    hand. Hints only: may lose or repeat.
+    """
 
 class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
     """The chain. Calls take many items and answer each on its own, in the order asked."""
@@ -157,6 +161,8 @@ class ChainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chain_pb2.WatchSignaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chain_pb2.WatchSignaturesResponse], _abc.AsyncIterator[_chain_pb2.WatchSignaturesResponse]]:
-        """Signatures of a wallet as their status changes. Hints only: may lose or repeat."""
+        """Signatures of a wallet as their status changes, and what the transactions did if that is at
+        hand. Hints only: may lose or repeat.
+        """
 
 def add_ChainServiceServicer_to_server(servicer: ChainServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

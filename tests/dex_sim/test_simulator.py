@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -13,6 +13,7 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 from solders.transaction import VersionedTransaction
 
+from dex_sim import chain_service
 from dex_sim.chain import clock_at
 from dex_sim.market import BONK, RAY, SOL, USDC, USDT, opening_pools
 from dex_sim.program import arrays_to_name, parties_of
@@ -20,7 +21,7 @@ from engine.amm.kinds import KINDS
 from engine.errors import StartupError
 from engine.instructions.swap import swap_instruction
 from engine.instructions.terms import SwapTerms
-from engine.v1 import chain_pb2, venue_pb2
+from engine.v1 import chain_pb2, sim_pb2, venue_pb2
 
 if TYPE_CHECKING:
     from tests.dex_sim.conftest import Desk, OpenDesk
@@ -345,6 +346,87 @@ async def test_a_watcher_of_a_wallet_is_told_its_signatures(desk: Desk) -> None:
     told = await anext(aiter(watch))
 
     assert list(told.signatures) == [signature]
+    watch.cancel()
+
+
+async def test_a_watcher_of_a_wallet_is_told_the_records_as_one_node_has_them(
+    open_desk: OpenDesk,
+) -> None:
+    desk = await open_desk(slot_milliseconds=20, nodes=3, node_lag_slots=2)
+    watch = desk.chain.WatchSignatures(chain_pb2.WatchSignaturesRequest(wallet=desk.wallet))
+    await watch.initial_metadata()
+    signature = (await desk.send(await desk.swap("raydium", ONE_SOL))).signature
+
+    told: list[chain_pb2.WatchSignaturesResponse] = []
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        async for changed in watch:
+            told.append(changed)
+            if changed.transactions[0].commitment == chain_pb2.COMMITMENT_FINALIZED:
+                break
+    watch.cancel()
+
+    await desk.inject(choose_node=sim_pb2.ChooseNode(node=told[-1].node))
+    read = await desk.chain.GetTransactions(
+        chain_pb2.GetTransactionsRequest(signatures=[signature])
+    )
+    assert list(told[-1].signatures) == [signature]
+    assert list(told[-1].transactions) == list(read.transactions)
+    assert read.transactions[0].changes
+    assert read.node == told[-1].node
+    assert read.context_slot >= told[-1].context_slot > 0
+    commitments = [changed.transactions[0].commitment for changed in told]
+    assert commitments == sorted(commitments)
+
+
+async def test_a_watcher_is_told_no_record_of_what_a_fork_took_back(desk: Desk) -> None:
+    watch = desk.chain.WatchSignatures(chain_pb2.WatchSignaturesRequest(wallet=desk.wallet))
+    await watch.initial_metadata()
+    swap = await desk.swap("raydium", ONE_SOL, memo="oee:dropped:1:key")
+    dropped = sim_pb2.SwitchFork(result=sim_pb2.FORK_RESULT_DROPPED)
+    await desk.inject(order_id="dropped", fork=dropped)
+    signature = (await desk.send(swap)).signature
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        async for changed in watch:
+            if not changed.transactions[0].found:
+                break
+
+    assert list(changed.signatures) == [signature]
+    assert list(changed.transactions) == [chain_pb2.TransactionRecord()]
+    assert changed.node
+    watch.cancel()
+
+
+async def test_a_watcher_is_told_of_many_signatures_in_messages_that_are_never_too_large(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain_service, "TOLD_TOGETHER", 2)
+    watch = desk.chain.WatchSignatures(chain_pb2.WatchSignaturesRequest(wallet=desk.wallet))
+    await watch.initial_metadata()
+    swaps = [await desk.swap("raydium", ONE_SOL, memo=f"memo {n}") for n in range(5)]
+    request = chain_pb2.SendTransactionsRequest(transactions=swaps)
+    sent = {result.signature for result in (await desk.chain.SendTransactions(request)).results}
+
+    told: set[str] = set()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        async for changed in watch:
+            assert len(changed.signatures) == len(changed.transactions) <= 2
+            told.update(changed.signatures)
+            if told == sent:
+                break
+    watch.cancel()
+
+
+@pytest.mark.parametrize("fault", [{"fail": {"code": "UNAVAILABLE"}}, {"miscount": {"by": -1}}])
+async def test_a_watcher_is_told_no_records_while_a_fault_stands_before_them(
+    desk: Desk, fault: dict[str, Any]
+) -> None:
+    watch = desk.chain.WatchSignatures(chain_pb2.WatchSignaturesRequest(wallet=desk.wallet))
+    await watch.initial_metadata()
+    await desk.inject(call="GetTransactions", **fault)
+    signature = (await desk.send(await desk.swap("raydium", ONE_SOL))).signature
+
+    assert await anext(aiter(watch)) == chain_pb2.WatchSignaturesResponse(signatures=[signature])
     watch.cancel()
 
 
