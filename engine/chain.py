@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Container, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
@@ -123,10 +123,13 @@ class Chain(Protocol):
     async def transactions(self, signatures: Sequence[str]) -> list[TransactionReading | None]:
         """What these did; None where the answering node has no record."""
 
-    def changes(self, wallet: str) -> AsyncIterator[Sequence[str]]:
-        """Signatures of a wallet as their status changes, for as long as the connection lasts.
+    def changes(
+        self, wallet: str, wanted: Container[str]
+    ) -> AsyncIterator[Mapping[str, TransactionReading | None]]:
+        """Those signatures of a wallet that are wanted then, as their status changes, for as long
+        as the connection lasts; each with what a node shows of it, None: that has to be read.
 
-        Hints only: some may be missing, and what changed has to be read.
+        Hints only: some may be missing.
         """
 
     async def history(self, wallet: str, before: str) -> HistoryPage:
@@ -217,12 +220,15 @@ class ChainClient:
         _expect(len(signatures), len(response.transactions))
         return [_transaction(response, r) if r.found else None for r in response.transactions]
 
-    async def changes(self, wallet: str) -> AsyncIterator[Sequence[str]]:
+    async def changes(
+        self, wallet: str, wanted: Container[str]
+    ) -> AsyncIterator[Mapping[str, TransactionReading | None]]:
         request = pb.WatchSignaturesRequest(wallet=wallet)
         try:
             # No deadline: the channel's keepalive finds a dead peer.
             async for response in self._stub.WatchSignatures(request):
-                yield response.signatures
+                if changed := _changed(response, wanted):
+                    yield changed
         except grpc.aio.AioRpcError as error:
             _raise_unanswered(error)
 
@@ -261,8 +267,31 @@ def _status(response: pb.GetSignatureStatusesResponse, status: pb.SignatureStatu
     )
 
 
+def _changed(
+    response: pb.WatchSignaturesResponse, wanted: Container[str]
+) -> dict[str, TransactionReading | None]:
+    records = response.transactions
+    by_a_node = response.node and response.context_slot
+    if not by_a_node or len(records) != len(response.signatures):
+        return dict.fromkeys(s for s in response.signatures if s in wanted)
+    return {
+        signature: _told(response, record)
+        for signature, record in zip(response.signatures, records, strict=True)
+        if signature in wanted
+    }
+
+
+def _told(
+    response: pb.WatchSignaturesResponse, record: pb.TransactionRecord
+) -> TransactionReading | None:
+    with suppress(Unanswered):
+        return _transaction(response, record) if record.found else None
+    return None
+
+
 def _transaction(
-    response: pb.GetTransactionsResponse, record: pb.TransactionRecord
+    response: pb.GetTransactionsResponse | pb.WatchSignaturesResponse,
+    record: pb.TransactionRecord,
 ) -> TransactionReading:
     try:
         changes = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -27,7 +27,7 @@ CLAIM_LIMIT: Final = 500
 LISTEN_AGAIN_SECONDS: Final = 0.5
 # Nothing has expired as far as anybody looked.
 NOT_ASKED: Final = HeightReading(0, 0)
-
+NOTHING_TOLD: Final[Mapping[str, TransactionReading | None]] = {}
 
 Reading = tuple[Order, Attempt, HeightReading, StatusReading, TransactionReading | None]
 
@@ -52,7 +52,8 @@ class Settlement:
         self._chain = chain
         self._executor = executor
         self._confirm_at = confirm_at
-        self._hinted: set[str] = set()
+        # By signature, with what was told of it; only what was signed here.
+        self._hinted: dict[str, TransactionReading | None] = {}
         self._hint = asyncio.Event()
 
     async def follow(self) -> None:
@@ -72,8 +73,8 @@ class Settlement:
         signed = self._executor.signed
         while True:
             try:
-                async for signatures in self._chain.changes(self._executor.wallet):
-                    self._hinted.update(s for s in signatures if s in signed)
+                async for changed in self._chain.changes(self._executor.wallet, signed):
+                    self._hinted.update(changed)
                     self._hint.set()
             except Unanswered as error:
                 logger.debug("no hints from the chain", error=str(error))
@@ -85,9 +86,9 @@ class Settlement:
         while True:
             await self._hint.wait()
             self._hint.clear()
-            hinted, self._hinted = self._hinted, set()
+            hinted, self._hinted = self._hinted, {}
             try:
-                await self.settle_landed([signed[s] for s in hinted if s in signed])
+                await self.settle_landed([signed[s] for s in hinted if s in signed], hinted)
             except (StoreUnavailable, Unanswered) as error:
                 logger.debug("hints are left to the next look", error=str(error))
 
@@ -117,22 +118,47 @@ class Settlement:
             ]
         )
 
-    async def settle_landed(self, orders: Sequence[Order]) -> None:
-        """As `settle`, but only of those whose transactions a node shows: in one reading.
+    async def settle_landed(
+        self, orders: Sequence[Order], told: Mapping[str, TransactionReading | None] = NOTHING_TOLD
+    ) -> None:
+        """As `settle`, but only of those whose transactions a node shows: in one reading, but for
+        those of which enough was `told`, by signature.
 
         An absence says nothing here, so no height is asked for.
         """
-        followed = [(o, a) for o in orders if (a := o.live_attempt) is not None]
-        if not followed:
+        sure: list[Reading] = []
+        unsure: list[tuple[Order, Attempt]] = []
+        for order in orders:
+            attempt = order.live_attempt
+            if attempt is None:
+                continue
+            record = told.get(attempt.signature)
+            if record is not None and self._counts(order, attempt, record):
+                sure.append((order, attempt, NOT_ASKED, record.status, record))
+            else:
+                unsure.append((order, attempt))
+        if sure:
+            await self._act(sure)
+        if not unsure:
             return
-        records = await self._chain.transactions([attempt.signature for _, attempt in followed])
+        records = await self._chain.transactions([attempt.signature for _, attempt in unsure])
         await self._act(
             [
                 (order, attempt, NOT_ASKED, record.status, record)
-                for (order, attempt), record in zip(followed, records, strict=True)
+                for (order, attempt), record in zip(unsure, records, strict=True)
                 if record is not None
             ]
         )
+
+    def _counts(self, order: Order, attempt: Attempt, told: TransactionReading) -> bool:
+        """Whether a told record counts as if it were read: it shows the swap, at the wanted
+        commitment, and no other than was confirmed. Anything else is read before it counts."""
+        if told.error or told.commitment < self._confirm_at:
+            return False
+        if order.fill is None:
+            return True
+        fill = _fill(order, attempt, self._executor.wallet, told.status, told)
+        return fill is not None and fill.on_order == order.fill
 
     def _judge(
         self, order: Order, attempt: Attempt, height: HeightReading, status: StatusReading

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from solders.instruction import Instruction
@@ -155,6 +155,10 @@ class FakeChain:
         self.tells_signers = True
         self.status_lag = 0
         self.refusal: Refused | None = None
+        # What a hint brings of a record.
+        self.telling: Callable[[TransactionReading | None], TransactionReading | None] = (
+            lambda record: None
+        )
         self._expiry: dict[str, int] = {}
 
     def advance(self, blocks: int = 1) -> None:
@@ -240,9 +244,13 @@ class FakeChain:
         self._answer()
         return [self._record(self.landed.get(signature)) for signature in signatures]
 
-    async def changes(self, wallet: str) -> AsyncIterator[Sequence[str]]:
+    async def changes(
+        self, wallet: str, wanted: Container[str]
+    ) -> AsyncIterator[Mapping[str, TransactionReading | None]]:
         self._answer()
-        yield list(self.landed)
+        changed = {s: landed for s, landed in self.landed.items() if s in wanted}
+        if changed:
+            yield {s: self.telling(self._record(landed)) for s, landed in changed.items()}
         raise Unanswered("the stream ended")
 
     def _record(self, landed: Landed | None) -> TransactionReading | None:

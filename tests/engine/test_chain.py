@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ class ScriptedChain(chain_pb2_grpc.ChainServiceServicer):
     def __init__(self) -> None:
         self.answering: Callable[[Any, Context], Awaitable[Any]] = never
         self.asked: list[Message] = []
+        self.changes: list[pb.WatchSignaturesResponse] = []
 
     def will_answer(self, response: Message) -> None:
         async def answer(request: Message, context: Context) -> Message:
@@ -92,7 +93,9 @@ class ScriptedChain(chain_pb2_grpc.ChainServiceServicer):
     async def WatchSignatures(
         self, request: pb.WatchSignaturesRequest, context: Context
     ) -> AsyncIterator[pb.WatchSignaturesResponse]:
-        yield pb.WatchSignaturesResponse()
+        self.asked.append(request)
+        for changed in self.changes:
+            yield changed
 
 
 async def never(request: object, context: Context) -> None:
@@ -312,6 +315,76 @@ async def test_a_transaction_tells_how_each_wallet_changed(
     assert await chain.transactions(["one", "two"]) == [
         TransactionReading(5, "", changes, 5000, signers=("wallet",)),
         None,
+    ]
+
+
+SWAPPED = pb.TransactionRecord(
+    found=True,
+    slot=5,
+    changes=[pb.BalanceChange(owner="wallet", mint="SOL", before="1500", after="500")],
+    fee_lamports=5000,
+    commitment=pb.COMMITMENT_FINALIZED,
+)
+SHOWN = TransactionReading(
+    5, "", {("wallet", "SOL"): -1000}, 5000, Commitment.FINALIZED, 9, "node-1"
+)
+
+
+def told(*records: pb.TransactionRecord, **fields: Any) -> pb.WatchSignaturesResponse:
+    """That "one" and "two" changed, with these records by a node."""
+    node: dict[str, Any] = {"context_slot": 9, "node": "node-1"}
+    return pb.WatchSignaturesResponse(
+        signatures=["one", "two"], transactions=records, **(node | fields)
+    )
+
+
+async def changes(
+    chain: Chain, script: ScriptedChain, *responses: pb.WatchSignaturesResponse, wanted: str
+) -> list[Mapping[str, TransactionReading | None]]:
+    script.changes = list(responses)
+    return [changed async for changed in chain.changes("wallet", wanted.split())]
+
+
+async def test_a_watch_tells_of_what_is_wanted_alone_with_the_record_of_each(
+    chain: Chain, script: ScriptedChain
+) -> None:
+    reverted = pb.TransactionRecord(found=True, slot=6, error=pb.TransactionError())
+    responses = [told(SWAPPED, reverted), told(pb.TransactionRecord(), SWAPPED)]
+
+    assert await changes(chain, script, *responses, wanted="one") == [{"one": SHOWN}, {"one": None}]
+    assert await changes(chain, script, *responses, wanted="three") == []
+    [first, second] = await changes(chain, script, *responses, wanted="two one")
+    assert list(first) == ["one", "two"]
+    assert first["two"] == TransactionReading(
+        6, "UNSPECIFIED", {}, 0, context_slot=9, node="node-1"
+    )
+    assert second == {"one": None, "two": SHOWN}
+    assert script.asked == [pb.WatchSignaturesRequest(wallet="wallet")] * 3
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        told(),
+        told(SWAPPED),
+        told(SWAPPED, SWAPPED, SWAPPED),
+        told(SWAPPED, SWAPPED, node=""),
+        told(SWAPPED, SWAPPED, context_slot=0),
+        told(pb.TransactionRecord(found=True, commitment=77), pb.TransactionRecord()),  # type: ignore[arg-type]
+        told(
+            pb.TransactionRecord(found=True, changes=[pb.BalanceChange()]), pb.TransactionRecord()
+        ),
+    ],
+    ids=["none", "fewer", "more", "no node", "no slot", "no commitment", "no balance"],
+)
+async def test_what_a_watch_does_not_tell_as_it_should_it_has_not_told(
+    chain: Chain, script: ScriptedChain, response: pb.WatchSignaturesResponse
+) -> None:
+    later = told(SWAPPED, SWAPPED)
+
+    assert await changes(chain, script, response, later, wanted="one two") == [
+        {"one": None, "two": None},
+        {"one": SHOWN, "two": SHOWN},
     ]
 
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
-from engine.attempt import Resolution
+from engine.attempt import Evidence, Resolution
 from engine.chain import Commitment, TransactionReading
+from engine.errors import Unanswered
 from engine.lifecycle import EventType, Status
+from engine.order import Order
 from engine.trading import TradingState
+from executor_svc import settlement
 from tests.engine.test_store import execute, read
 from tests.executor_svc.desk import Desk
 
@@ -148,22 +154,132 @@ async def test_what_is_final_counts_when_a_fork_ran_the_same_bytes_to_another_re
     assert EventType.SWAP_REORGED in await desk.types(order)
 
 
+@asynccontextmanager
+async def hinted(desk: Desk) -> AsyncIterator[None]:
+    """The chain's hints are all that the orders are looked at for."""
+    await execute(desk.store, "UPDATE orders SET next_check_at = now() + interval '1 h'")
+    loops = [desk.settlement.listen(), desk.settlement.settle_hinted()]
+    running = [asyncio.create_task(loop) for loop in loops]
+    try:
+        yield
+        assert not any(task.done() for task in running)
+    finally:
+        for task in running:
+            task.cancel()
+
+
+async def until(desk: Desk, order: Order, holds: Callable[[Order], bool]) -> Order:
+    async with asyncio.timeout(20):
+        while not holds(found := await read(desk.store, order)):
+            pass
+    return found
+
+
 async def test_hints_of_the_chain_settle_an_order_without_waiting_for_its_next_look(
     desk: Desk,
 ) -> None:
     order = await desk.submitted()
-    await execute(desk.store, "UPDATE orders SET next_check_at = now() + interval '1 h'")
     desk.chain.advance(4)
 
-    loops = [desk.settlement.listen(), desk.settlement.settle_hinted()]
-    running = [asyncio.create_task(loop) for loop in loops]
-    async with asyncio.timeout(20):
-        while not (await read(desk.store, order)).settled:
-            await asyncio.wait(running, timeout=0.05)
-    for task in running:
-        task.cancel()
+    async with hinted(desk):
+        await until(desk, order, lambda order: order.settled and not desk.executor.signed)
 
-    assert desk.executor.signed == {}
+
+async def test_what_a_hint_tells_of_a_swap_confirms_and_settles_it_without_a_further_call(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settlement, "LISTEN_AGAIN_SECONDS", 0.01)
+    order = await desk.submitted()
+    desk.chain.telling = lambda record: record
+    read_again = forbid_reading(desk)
+    desk.chain.advance(2)
+
+    async with hinted(desk):
+        confirmed = await until(desk, order, lambda order: order.status is Status.CONFIRMED)
+        assert not confirmed.settled
+        desk.chain.advance(2)
+        order = await until(desk, order, lambda order: order.settled and not desk.executor.signed)
+
+    assert read_again == []
+    [landed] = desk.chain.landed.values()
+    [attempt] = order.attempts
+    assert attempt.resolution is Resolution.LANDED
+    assert attempt.evidence == Evidence(desk.chain.height, "node-1", slot=landed.slot)
+    assert order.fill is not None
+    assert order.fill.amount_out == attempt.min_amount_out + landed.slot
+    assert (await desk.types(order))[-2:] == [EventType.SWAP_CONFIRMED, EventType.SWAP_FINALIZED]
+
+
+async def test_what_a_hint_tells_as_final_is_settled_with_the_commit_that_confirms_it(
+    desk: Desk,
+) -> None:
+    order = await desk.submitted()
+    desk.chain.telling = lambda record: record
+    read_again = forbid_reading(desk)
+    desk.chain.advance(4)
+
+    async with hinted(desk):
+        order = await until(desk, order, lambda order: order.settled)
+
+    assert (order.sequence, read_again) == (7, [])
+
+
+def forbid_reading(desk: Desk) -> list[Sequence[str]]:
+    """Nobody may ask the chain for anything; who does is noted."""
+    asked: list[Sequence[str]] = []
+
+    async def refuse(signatures: Sequence[str] = ()) -> Any:
+        asked.append(signatures)
+        raise Unanswered("nobody should ask")
+
+    for call in ("transactions", "statuses", "finalized_height"):
+        setattr(desk.chain, call, refuse)
+    return asked
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda record: None,
+        lambda record: replace(record, error="SLIPPAGE_EXCEEDED"),
+        lambda record: replace(record, commitment=Commitment.PROCESSED),
+        lambda record: replace(record, slot=record.slot + 1),
+        lambda record: replace(record, fee_lamports=record.fee_lamports + 1),
+    ],
+    ids=["absent", "failed", "not settled enough", "another slot", "another result"],
+)
+async def test_whatever_else_a_hint_tells_is_read_before_it_counts(
+    desk: Desk, wrong: Callable[[Any], TransactionReading | None]
+) -> None:
+    order = await desk.submitted()
+    desk.chain.advance(2)
+    confirmed = await desk.settled(order)
+    assert confirmed.fill is not None
+    desk.executor.signed[order.attempts[0].signature] = confirmed
+    desk.chain.advance(2)
+    desk.chain.telling = wrong
+
+    async with hinted(desk):
+        settled = await until(desk, order, lambda order: order.sequence > confirmed.sequence)
+
+    assert settled.settled
+    assert settled.fill == confirmed.fill
+    assert (await desk.types(order))[-1] is EventType.SWAP_FINALIZED
+
+
+async def test_a_failure_that_a_hint_tells_of_ends_no_attempt(desk: Desk) -> None:
+    desk.chain.reverts = "SLIPPAGE_EXCEEDED: below the floor"
+    order = await desk.submitted()
+    desk.chain.advance(4)
+    [told] = await desk.chain.transactions([order.attempts[0].signature])
+    assert told is not None
+    asked = forbid_reading(desk)
+
+    with pytest.raises(Unanswered):
+        await desk.settlement.settle_landed([order], {order.attempts[0].signature: told})
+
+    assert len(asked) == 1
+    assert (await read(desk.store, order)).live_attempt is not None
 
 
 async def test_what_is_final_at_first_sight_is_settled_with_the_commit_that_confirms_it(
