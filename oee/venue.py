@@ -61,7 +61,8 @@ def check(
         Path | None,
         typer.Option(
             help="The key of a funded development wallet. It SPENDS: a millionth of a pool is "
-            "swapped, and two network fees are paid. Needs the addresses of venue and chain."
+            "swapped twice, and three network fees are paid. Needs the addresses of venue and "
+            "chain."
         ),
     ] = None,
     json: Json = False,

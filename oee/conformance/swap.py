@@ -1,22 +1,25 @@
-"""What venue and chain promise together: one swap of a funded wallet, and one that must fail.
+"""What venue and chain promise together: two swaps of a funded wallet, and one that must fail.
 
-This part spends: a millionth of a pool's reserve, and the network's fee twice.
+This part spends: a millionth of a pool's reserve twice, and the network's fee three times.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
+import grpc
 from solders.keypair import Keypair
 
 from engine.programs import U64_MAX
 from engine.v1 import chain_pb2, venue_pb2
 from oee.conformance import transactions
 from oee.conformance.builds import instructions_of
-from oee.conformance.chain import FINALIZED, ChainAt, error_of
+from oee.conformance.chain import FINALIZED, TRIES, ChainAt, error_of
 from oee.conformance.check import Broken, Check, NotChecked, checks
 from oee.conformance.venue import Venue
 from oee.conformance.written import amount_of
@@ -28,6 +31,9 @@ LEAST_OUT: Final = 100
 SLIPPAGE_BPS: Final = 500
 BPS: Final = 10_000
 POLL_SECONDS: Final = 0.2
+# How long a watch may take to begin, and how long it is listened to.
+BEGIN_SECONDS: Final = 2.0
+WATCH_SECONDS: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,30 @@ class Desk:
             if record.found:
                 return record
             await asyncio.sleep(POLL_SECONDS)
+
+    async def told(self, swap: Signed) -> AsyncGenerator[chain_pb2.WatchSignaturesResponse, None]:
+        """What a watch tells of a swap that is sent once it has begun, for WATCH_SECONDS.
+
+        Raises NotChecked when the swap is not taken, or the watch fails.
+        """
+        request = chain_pb2.WatchSignaturesRequest(wallet=self.wallet)
+        watch = self.chain.stub.WatchSignatures(request, timeout=WATCH_SECONDS)
+        begun = asyncio.ensure_future(watch.initial_metadata())
+        try:
+            # Some servers have no headers before they have something to tell.
+            await asyncio.wait({begun}, timeout=BEGIN_SECONDS)
+            [sent] = await self.chain.sent([swap.raw])
+            if sent.HasField("error"):
+                raise NotChecked(f"the swap was not taken: {error_of(sent.error)}")
+            async for changed in watch:
+                if swap.signature in changed.signatures:
+                    yield changed
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise NotChecked(f"the watch failed: {error.code().name}") from None
+        finally:
+            begun.cancel()
+            watch.cancel()
 
     def gained(self, record: chain_pb2.TransactionRecord, mint: str) -> int:
         """How much more of a mint the wallet has by it; raises Broken for malformed balances."""
@@ -222,6 +252,70 @@ async def the_record_is_what_was_agreed(desk: Desk) -> None:
         )
 
 
+async def a_watch_tells_what_the_records_tell(desk: Desk) -> None:
+    """The records that a watch tells are those that GetTransactions of the same node would tell."""
+    await desk.sent()
+    swap = await desk.sign()
+    compared = 0
+    async with aclosing(desk.told(swap)) as changes:
+        async for changed in changes:
+            if not changed.transactions:
+                continue
+            told = _told(changed, swap.signature)
+            compared += told.found and await _agrees(desk.chain, changed, told, swap.signature)
+            if told.commitment == FINALIZED:
+                break
+    if not compared:
+        raise NotChecked("the watch told no record of a swap, so the engine reads it")
+
+
+def _told(
+    changed: chain_pb2.WatchSignaturesResponse, signature: str
+) -> chain_pb2.TransactionRecord:
+    if len(changed.transactions) != len(changed.signatures):
+        raise Broken(
+            f"{len(changed.signatures)} records with as many signatures, or none",
+            str(len(changed.transactions)),
+            "tell a record of each, in their order; found false where there is none at hand",
+        )
+    if not changed.node or not changed.context_slot:
+        raise Broken(
+            "the name and the slot of the node that tells the records",
+            f"node {changed.node!r}, context_slot {changed.context_slot}",
+            "set both, from one node: they are the evidence that an order is settled on",
+        )
+    return changed.transactions[list(changed.signatures).index(signature)]
+
+
+async def _agrees(
+    chain: ChainAt,
+    changed: chain_pb2.WatchSignaturesResponse,
+    told: chain_pb2.TransactionRecord,
+    signature: str,
+) -> bool:
+    """Whether that node could be asked afterwards; raises Broken when it tells another record."""
+    for _ in range(TRIES):
+        response = await chain.records([signature])
+        if response.node == changed.node and response.context_slot >= changed.context_slot:
+            [read] = response.transactions
+            # It may be more settled by now.
+            expected = chain_pb2.TransactionRecord()
+            expected.CopyFrom(read)
+            expected.commitment = min(read.commitment, told.commitment)
+            if told != expected:
+                raise Broken(
+                    f"the record of {changed.node}: {_in_a_line(read)}",
+                    _in_a_line(told),
+                    "tell what GetTransactions tells, or nothing: it is acted upon",
+                )
+            return True
+    return False
+
+
+def _in_a_line(record: chain_pb2.TransactionRecord) -> str:
+    return " ".join(str(record).split())
+
+
 async def the_history_has_it_once_with_its_memo(desk: Desk) -> None:
     """The wallet's signatures have it once, with its memo: that is how a lost order is found."""
     swap = await desk.sent()
@@ -286,6 +380,7 @@ CHECKS: Final[tuple[Check[Desk], ...]] = checks(
     sending_again_is_safe,
     a_status_only_rises,
     the_record_is_what_was_agreed,
+    a_watch_tells_what_the_records_tell,
     the_history_has_it_once_with_its_memo,
     a_missed_floor_swaps_nothing,
 )

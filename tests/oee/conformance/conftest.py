@@ -106,8 +106,11 @@ class Relay(grpc.GenericRpcHandler):
                 raise
 
         async def stream(request: Message, context: Any) -> AsyncIterator[Message]:
-            call: Any = self._channel.unary_stream(details.method, **wire)
-            async for response in call(ask(request)):
+            opened: Any = self._channel.unary_stream(details.method, **wire)
+            call = opened(ask(request))
+            await call.initial_metadata()
+            await context.send_initial_metadata(())
+            async for response in call:
                 with suppress(KeptBack):
                     if not tell(request, response).ByteSize():
                         return  # with nothing left to tell, it ends

@@ -10,7 +10,7 @@ import pytest
 
 from dex_sim.market import SOL
 from engine.v1 import chain_pb2 as pb
-from oee.conformance import records
+from oee.conformance import records, swap
 from oee.conformance.check import Outcome, examine
 from oee.conformance.suite import CHAIN_CHECKS, SWAP_CHECKS
 from tests.oee.conformance.conftest import Mistake, World, Wrong, failed
@@ -115,26 +115,51 @@ WRONG_SWAPS = {
         Wrong("GetTransactions", without_changes),
         "the-record-is-what-was-agreed",
         "0 paid and 0 received",
+        {"a-watch-tells-what-the-records-tell"},
     ),
     "a record in whole tokens": Mistake(
         Wrong("GetTransactions", in_tokens),
         "the-record-is-what-was-agreed",
         "1.5",
+        {"a-watch-tells-what-the-records-tell"},
     ),
     "a record without a fee": Mistake(
         Wrong("GetTransactions", unlike("fee_lamports", 0)),
         "the-record-is-what-was-agreed",
         "0 lamports",
+        {"a-watch-tells-what-the-records-tell"},
     ),
     "a record without its signer": Mistake(
         Wrong("GetTransactions", without_signers),
         "the-record-is-what-was-agreed",
         "the only signer",
+        {"a-watch-tells-what-the-records-tell"},
     ),
     "a record without its memo": Mistake(
         Wrong("GetTransactions", unlike("memo", "")),
         "the-record-is-what-was-agreed",
         "the memo",
+        {"a-watch-tells-what-the-records-tell"},
+    ),
+    "a watch that tells fewer records": Mistake(
+        Wrong("WatchSignatures", lambda q, a: a.signatures.append("another")),
+        "a-watch-tells-what-the-records-tell",
+        "2 records with as many signatures",
+    ),
+    "a watch whose records no node tells": Mistake(
+        Wrong("WatchSignatures", lambda q, a: a.ClearField("node")),
+        "a-watch-tells-what-the-records-tell",
+        "node ''",
+    ),
+    "a watch of another slot": Mistake(
+        Wrong("WatchSignatures", unlike("slot", 5)),
+        "a-watch-tells-what-the-records-tell",
+        "slot: 5",
+    ),
+    "a watch of other amounts": Mistake(
+        Wrong("WatchSignatures", without_changes),
+        "a-watch-tells-what-the-records-tell",
+        "the record of node-",
     ),
     "a history without memos": Mistake(
         Wrong("ListSignatures", no_memo),
@@ -187,6 +212,20 @@ def test_every_check_has_a_chain_that_breaks_it() -> None:
     assert {mistake.check for mistake in WRONG_SWAPS.values()} == {
         check.name for check in SWAP_CHECKS
     }
+
+
+async def test_a_chain_whose_watch_tells_no_records_is_not_blamed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(swap, "WATCH_SECONDS", 2)
+    await world.fund(SOL.mint)
+    desk = await world.desk(Wrong("WatchSignatures", lambda q, a: a.ClearField("transactions")))
+
+    found = {finding.check: finding async for finding in examine(desk, SWAP_CHECKS)}
+
+    not_checked = found.pop("a-watch-tells-what-the-records-tell")
+    assert "told no record" in not_checked.words["why"]
+    assert {finding.outcome for finding in found.values()} == {Outcome.OK}
 
 
 async def test_a_swap_that_falls_below_its_quote_is_told(world: World) -> None:
