@@ -52,19 +52,22 @@ class Batcher(Generic[Item, Result]):
 
     async def submit(self, item: Item) -> Result:
         """The item's result; raises Overloaded at once when too many items wait already."""
-        return await self.begin(item)
+        [answer] = self.begin([item])
+        return await answer
 
-    def begin(self, item: Item) -> asyncio.Future[Result]:
-        """As `submit`, for those who wait for many."""
-        if len(self._queue) >= self._waiting:
+    def begin(self, items: Sequence[Item]) -> list[asyncio.Future[Result]]:
+        """As `submit` of each, for those who wait for many; all of them are taken, or none."""
+        if len(self._queue) + len(items) > self._waiting:
             raise Overloaded("too many requests are waiting; try again")
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._queue.append((item, future))
-        if not self._active or not self._patience_seconds:
-            self._start()
-        else:
-            self._be_patient()
-        return future
+        create_future = asyncio.get_running_loop().create_future
+        futures: list[asyncio.Future[Result]] = [create_future() for _ in items]
+        self._queue.extend(zip(items, futures, strict=True))
+        if self._queue:
+            if not self._active or not self._patience_seconds:
+                self._start()
+            else:
+                self._be_patient()
+        return futures
 
     async def close(self) -> None:
         """Wait until everything submitted has its answer."""

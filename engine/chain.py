@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import IntEnum
@@ -13,7 +14,7 @@ import msgspec
 from engine.batch import Batcher
 from engine.certificates import Files
 from engine.channel import open_channel
-from engine.errors import Refused, Unanswered
+from engine.errors import Overloaded, Refused, Unanswered
 from engine.v1 import chain_pb2 as pb
 from engine.v1.chain_pb2_grpc import ChainServiceStub
 
@@ -102,8 +103,12 @@ class HistoryPage(msgspec.Struct, frozen=True):
 _PERMANENT: Final = frozenset({pb.TRANSACTION_ERROR_REASON_INSUFFICIENT_FUNDS})
 
 
+# Why a transaction is not taken, or that nobody said so.
+No = Refused | Unanswered
+
+
 class Chain(Protocol):
-    """The chain. Every call raises Unanswered when no node answered in time."""
+    """The chain. Calls raise Unanswered when no node answered in time."""
 
     async def latest_blockhash(self) -> Blockhash:
         """A recent blockhash."""
@@ -111,11 +116,14 @@ class Chain(Protocol):
     async def finalized_height(self) -> HeightReading:
         """The finalized block height."""
 
-    async def simulate(self, transaction: bytes) -> None:
-        """Try a transaction, signed or not, without effect; raises Refused if it would fail."""
+    async def simulate(self, transactions: Sequence[bytes]) -> list[No | None]:
+        """Try transactions, signed or not, without effect: why each would fail, None if not.
 
-    async def send(self, transaction: bytes) -> None:
-        """Send signed bytes; safe to repeat. Whatever it raises proves nothing."""
+        Where no node answered in time, that stands in place of an answer.
+        """
+
+    async def send(self, transactions: Sequence[bytes]) -> list[No | None]:
+        """Send signed bytes; safe to repeat. As `simulate`, but nothing that it says is proof."""
 
     async def statuses(self, signatures: Sequence[str]) -> list[StatusReading]:
         """What one node knows of these signatures, its whole history searched."""
@@ -173,11 +181,11 @@ class ChainClient:
             _raise_unanswered(error)
         return HeightReading(response.block_height, response.context_slot)
 
-    async def simulate(self, transaction: bytes) -> None:
-        await self._simulations.submit(transaction)
+    async def simulate(self, transactions: Sequence[bytes]) -> list[No | None]:
+        return await _each(self._simulations, transactions)
 
-    async def send(self, transaction: bytes) -> None:
-        await self._sends.submit(transaction)
+    async def send(self, transactions: Sequence[bytes]) -> list[No | None]:
+        return await _each(self._sends, transactions)
 
     async def history(self, wallet: str, before: str) -> HistoryPage:
         try:
@@ -251,6 +259,19 @@ class ChainClient:
             _raise_unanswered(error)
         _expect(len(transactions), len(response.results))
         return [_refusal(r.error) if r.HasField("error") else None for r in response.results]
+
+
+async def _each(calls: Batcher[bytes, None], transactions: Sequence[bytes]) -> list[No | None]:
+    try:
+        answering = calls.begin(transactions)
+    except Overloaded as error:
+        return [Unanswered(str(error))] * len(transactions)
+    answers: list[No | None] = []
+    for answer in await asyncio.gather(*answering, return_exceptions=True):
+        if isinstance(answer, BaseException) and not isinstance(answer, No):
+            raise answer
+        answers.append(answer)
+    return answers
 
 
 def _status(response: pb.GetSignatureStatusesResponse, status: pb.SignatureStatus) -> StatusReading:

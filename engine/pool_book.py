@@ -100,6 +100,8 @@ class PoolBook:
         self._market = Market(max_share_bps=max_pool_share_bps)
         self._of: frozenset[str] = frozenset()
         self._broken = False
+        # What the market was last given for, if nothing was heard since.
+        self._given: tuple[float, frozenset[str]] | None = None
 
     async def follow(self) -> None:
         """Keep every venue's stream open, until cancelled."""
@@ -123,13 +125,17 @@ class PoolBook:
 
     def market(self, mints: Collection[str]) -> Market:
         """The trusted venues' pools, current as far as these mints are concerned."""
+        wanted = frozenset(mints)
+        # Orders that come together are answered from one look; the loop's clock stands meanwhile.
+        moment = (asyncio.get_running_loop().time(), wanted)
+        if moment == self._given:
+            return self._market
         trusted = self.trusted()
         if trusted != self._of or self._broken:
             self._market = Market((), self._clocks(trusted), self._max_pool_share_bps)
             self._of, self._broken = trusted, False
             for name in trusted:
                 self._streams[name].forget_what_was_read()
-        wanted = frozenset(mints)
         streams = [(name, self._streams[name]) for name in trusted]
         news = [(name, *each) for name, stream in streams for each in stream.read(name, wanted)]
         gone = {(name, at) for name, at, pool in news if pool is None} & self._market.pools.keys()
@@ -139,6 +145,7 @@ class PoolBook:
         clocks = self._clocks(trusted)
         if changed or clocks != self._market.clocks:
             self._market = self._market.after(changed, clocks)
+        self._given = moment
         return self._market
 
     def _clocks(self, trusted: Iterable[str]) -> Mapping[str, int]:
@@ -175,11 +182,12 @@ class PoolBook:
                 async for message in venue.pools():
                     stream = self._streams.setdefault(name, Stream())
                     stream.hear(message, loop.time())
+                    self._given = None
             except Refused as refused:
                 logger.debug("no pools from the venue", venue=name, why=str(refused))
             # What it told is not worth anything any more: it may miss what comes next.
             if self._streams.pop(name, None):
-                self._broken = True
+                self._broken, self._given = True, None
             await asyncio.sleep(RECONNECT_SECONDS * random.uniform(0.8, 1.2))
 
 

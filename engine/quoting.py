@@ -15,7 +15,7 @@ from engine.order import OrderRequest
 from engine.pool_book import PoolBook
 from engine.route import Route, RouteDecision, VenueQuote
 from engine.routing import NoOffer, Rules, choose
-from engine.routing.market import share_ppm
+from engine.routing.market import Market, share_ppm
 from engine.store import Store
 from engine.v1 import venue_pb2 as pb
 from engine.venue import Venue
@@ -61,6 +61,22 @@ class Quoter:
             following.create_task(self._book.follow())
             following.create_task(self._scores.follow())
 
+    def decide_here(
+        self,
+        request: OrderRequest,
+        pinned_floor: int | None = None,
+        max_price_impact_bps: int | None = None,
+    ) -> RouteDecision | NoOffer | None:
+        """The best route now, from the streamed pools alone; None when venues have to be asked.
+
+        What a stream does not tell ends no order: a refusal for good is the venues' to give.
+        """
+        market, asked = self._known(request)
+        if asked:
+            return None
+        offer = self._choose(request, pinned_floor, market, (), max_price_impact_bps)
+        return None if isinstance(offer, NoOffer) and offer.permanent else offer
+
     async def decide(
         self,
         request: OrderRequest,
@@ -71,31 +87,17 @@ class Quoter:
         """The best route now, or why there is none; `order_id` is for the venues' logs alone.
 
         Venues whose pools are not known from their streams are asked in parallel, under one
-        deadline; those that fail or are late hold up nobody else. What a stream does not tell
-        ends no order: before anything is refused for good, every venue is asked.
+        deadline; those that fail or are late hold up nobody else. Before anything is refused for
+        good, every venue is asked.
         """
-        names = request.venues or tuple(self._venues)
-        pair = (request.token_in, request.token_out)
         # Both of one moment: a venue that is not in the market is asked.
-        market = self._book.market({*pair, *self._rules.intermediates})
-        asked = self._book.beyond(market, names, pair)
-
-        def chosen(quotes: Sequence[VenueQuote]) -> RouteDecision | NoOffer:
-            return choose(
-                request,
-                pinned_floor,
-                market,
-                quotes,
-                self._rules,
-                self._scores.scores,
-                max_price_impact_bps,
-            )
-
-        quotes = await self._ask(asked, request, order_id) if asked else ()
-        offer = chosen(quotes)
-        rest = [name for name in names if name not in asked]
+        market, asked = self._known(request)
+        quotes = await self._ask(asked, request, order_id) if asked else []
+        offer = self._choose(request, pinned_floor, market, quotes, max_price_impact_bps)
+        rest = [name for name in self._allowed(request) if name not in asked]
         if isinstance(offer, NoOffer) and offer.permanent and rest:
-            offer = chosen([*quotes, *await self._ask(rest, request, order_id)])
+            quotes += await self._ask(rest, request, order_id)
+            offer = self._choose(request, pinned_floor, market, quotes, max_price_impact_bps)
         return offer
 
     def hinted(self, decision: RouteDecision) -> Route | None:
@@ -112,6 +114,33 @@ class Quoter:
             for leg in route.legs
         ]
         return Route(tuple(legs), route.quoted_amount_out)
+
+    def _allowed(self, request: OrderRequest) -> Sequence[str]:
+        return request.venues or tuple(self._venues)
+
+    def _known(self, request: OrderRequest) -> tuple[Market, list[str]]:
+        """The market as it is now, and which venues have to be asked beside it."""
+        pair = (request.token_in, request.token_out)
+        market = self._book.market({*pair, *self._rules.intermediates})
+        return market, self._book.beyond(market, self._allowed(request), pair)
+
+    def _choose(
+        self,
+        request: OrderRequest,
+        pinned_floor: int | None,
+        market: Market,
+        quotes: Sequence[VenueQuote],
+        max_price_impact_bps: int | None,
+    ) -> RouteDecision | NoOffer:
+        return choose(
+            request,
+            pinned_floor,
+            market,
+            quotes,
+            self._rules,
+            self._scores.scores,
+            max_price_impact_bps,
+        )
 
     async def _ask(
         self, names: Sequence[str], request: OrderRequest, order_id: str

@@ -17,7 +17,7 @@ import structlog
 from engine import wire
 from engine.batch import Batcher
 from engine.bus import EVENTS_SUBJECT, Bus, Queue, status_subject
-from engine.errors import Overloaded, StoreUnavailable
+from engine.errors import Overloaded, StaleOrder, StoreUnavailable
 from engine.lifecycle import EventType, Status
 from engine.order import Order, Transition
 from engine.store import Store
@@ -112,7 +112,7 @@ class Relay:
     async def commit_each(self, transitions: Sequence[Transition]) -> list[Order | Exception]:
         """As `commit`, of many orders, each on its own: StaleOrder, or what the database said of
         its row, stands in its place. Raises StoreUnavailable."""
-        saving = [self._store.begin_save(transition) for transition in transitions]
+        saving = self._store.begin_saves(transitions)
         saved = await asyncio.gather(*saving, return_exceptions=True)
         results: list[Order | Exception] = []
         for result in saved:
@@ -124,18 +124,29 @@ class Relay:
                 results.append(result)
         return results
 
-    async def during(
-        self, beginning: Transition, work: Coroutine[Any, Any, Result]
-    ) -> tuple[Begun, Result]:
-        """The order as begun, and the result of `work`, which has no effect and needs no record.
+    async def commit_all(self, transitions: Sequence[Transition]) -> None:
+        """As `commit_each`, leaving alone what somebody else moved meanwhile.
 
-        `beginning` is committed meanwhile if the work takes long. Raises what the work raises, and
-        StaleOrder and StoreUnavailable, as `commit` does.
+        Raises what the database said of a row, once all are through.
         """
-        announcing: list[asyncio.Task[Order]] = []
+        for result in await self.commit_each(transitions):
+            if isinstance(result, Exception) and not isinstance(result, StaleOrder):
+                raise result
+
+    async def during(
+        self, begun: Sequence[Begun], work: Coroutine[Any, Any, Result]
+    ) -> tuple[list[Begun | None], Result]:
+        """The orders as begun, and the result of `work`, which has no effect and needs no record.
+
+        Their steps are committed meanwhile if the work takes long; None stands in place of an
+        order that somebody else moved before. Raises what the work raises, StoreUnavailable, and
+        what the database said of a row.
+        """
+        steps = [each.step for each in begun if each.step is not None]
+        announcing: list[asyncio.Task[list[Order | Exception]]] = []
         timer = asyncio.get_running_loop().call_later(
             ANNOUNCE_AFTER_SECONDS,
-            lambda: announcing.append(asyncio.create_task(self.commit(beginning))),
+            lambda: announcing.append(asyncio.create_task(self.commit_each(steps))),
         )
         try:
             result = await work
@@ -144,9 +155,12 @@ class Relay:
             raise
         finally:
             timer.cancel()
-        if announcing:
-            return Begun(await announcing[0], None), result
-        return Begun(beginning.order, beginning), result
+        if not announcing:
+            return list(begun), result
+        committed = iter(await announcing[0])
+        return [
+            each if each.step is None else _announced(next(committed)) for each in begun
+        ], result
 
     async def offer(self, orders: Sequence[Order]) -> None:
         """Hint at the next step of those orders whose next step somebody has to take."""
@@ -167,7 +181,7 @@ class Relay:
             self._hinting.add(task)
             task.add_done_callback(self._hinting.discard)
         try:
-            self._announcements.begin(committed)
+            self._announcements.begin([committed])
         except Overloaded:
             logger.warning("not announced: too many wait", orders=len(committed))
 
@@ -214,6 +228,14 @@ class Relay:
             except StoreUnavailable:
                 continue
             await self.offer(due)
+
+
+def _announced(committed: Order | Exception) -> Begun | None:
+    if isinstance(committed, Order):
+        return Begun(committed, None)
+    if isinstance(committed, StaleOrder):
+        return None
+    raise committed
 
 
 def _log(transition: Transition) -> None:

@@ -117,9 +117,9 @@ class Store:
         """
         return await self._saves.submit(transition)
 
-    def begin_save(self, transition: Transition) -> asyncio.Future[Transition]:
-        """As `save`, for those who wait for many; raises Overloaded at once."""
-        return self._saves.begin(transition)
+    def begin_saves(self, transitions: Sequence[Transition]) -> list[asyncio.Future[Transition]]:
+        """As `save` of each, for those who wait for many; raises Overloaded at once."""
+        return self._saves.begin(transitions)
 
     async def adopt(self, transitions: Sequence[Transition]) -> None:
         """Put an order's steps on record, all or none, that the chain has taken already.
@@ -140,6 +140,11 @@ class Store:
     async def get(self, order_id: UUID) -> Order | None:
         """The order, or None."""
         return await self._gets.submit(order_id)
+
+    async def get_each(self, order_ids: Sequence[UUID]) -> list[Order]:
+        """Those of these orders that there are, in their order."""
+        found = await asyncio.gather(*self._gets.begin(order_ids))
+        return [order for order in found if order is not None]
 
     async def get_by_client_order_id(self, account: str, client_order_id: str) -> Order | None:
         """The order that this account gave this key, or None."""

@@ -8,19 +8,20 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
+from uuid import UUID
 
 import structlog
-from asyncpg.pgproto.pgproto import UUID
+from asyncpg.pgproto import pgproto
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from engine.bus import ABSENT, HINT_ORDERS, STREAM, Bus, Queue
-from engine.errors import StaleOrder, StoreUnavailable
+from engine.errors import StoreUnavailable
 from engine.log import order_in_hand
 
 logger = structlog.get_logger()
 
-Handle = Callable[[UUID], Awaitable[None]]
+Handle = Callable[[Sequence[UUID]], Awaitable[None]]
 
 PULL_SECONDS: Final = 15.0
 HEARTBEAT_SECONDS: Final = 1.0
@@ -203,32 +204,35 @@ class Worker:
         self._wake.set()
 
     async def _settle(self, message: Msg, order_ids: Sequence[UUID]) -> None:
-        if not order_ids:
-            # Not ours; left alone it would come back for ever.
-            logger.warning("not a hint", queue=self._queue.value, bytes=len(message.data))
-        elif len(order_ids) == 1:
-            if not await self._is_finished(order_ids[0]):
+        try:
+            if not order_ids:
+                # Not ours; left alone it would come back for ever.
+                logger.warning("not a hint", queue=self._queue.value, bytes=len(message.data))
+            elif not await self._is_finished(order_ids):
                 return
-        elif not all(await asyncio.gather(*map(self._is_finished, order_ids))):
-            return
+        finally:
+            self._in_hand -= len(order_ids)
+            self._wake.set()
         with suppress(*ABSENT):
             await message.ack()
 
-    async def _is_finished(self, order_id: UUID) -> bool:
-        """Handle the order; False when the hint has to come again."""
-        order_in_hand.set(order_id)
+    async def _is_finished(self, order_ids: Sequence[UUID]) -> bool:
+        """Handle these orders; False when their hint has to come again.
+
+        One that cannot be handled fails alone: after a failure of several each is tried by itself.
+        """
+        [*others, order_id] = order_ids
+        if not others:
+            order_in_hand.set(order_id)
         try:
-            await self._handle(order_id)
-        except StaleOrder:
-            return True  # somebody else moved it on
+            await self._handle(order_ids)
         except StoreUnavailable:
             return False
         except Exception:
+            if others:
+                return all(await asyncio.gather(*[self._is_finished([i]) for i in order_ids]))
             logger.error("work failed", queue=self._queue.value, exc_info=True)
             return False
-        finally:
-            self._in_hand -= 1
-            self._wake.set()
         return True
 
 
@@ -237,17 +241,17 @@ def _order_ids(data: bytes) -> list[UUID]:
     count, rest = divmod(len(data), ID_BYTES)
     if rest or count > HINT_ORDERS:
         return []
-    return [UUID(data[i * ID_BYTES : (i + 1) * ID_BYTES]) for i in range(count)]
+    return [pgproto.UUID(data[i * ID_BYTES : (i + 1) * ID_BYTES]) for i in range(count)]
 
 
 @asynccontextmanager
 async def working(
     bus: Bus, queue: Queue, handle: Handle, *, slots: int, grace_seconds: float = 10
 ) -> AsyncIterator[Worker]:
-    """A worker that hands the queue's orders to `handle`; run its `pull`.
+    """A worker that hands each hint's orders to `handle`, together; run its `pull`.
 
     Leaving waits for what was taken, at most the grace. `handle` must be safe to repeat and to
-    run twice at once: a queue is never the lock.
+    run twice at once: a queue is never the lock. What it raises makes the hint come again.
     """
     worker = Worker(bus, queue, handle, slots=slots)
     try:

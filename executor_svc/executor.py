@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import structlog
 from solders.keypair import Keypair
+from solders.message import MessageV0
 from solders.pubkey import Pubkey
 
 from engine.attempt import Attempt
 from engine.batch import Meeting
-from engine.chain import Chain
-from engine.errors import Overloaded, Refused, StaleOrder, Unanswered
+from engine.chain import Blockhash, Chain, No
+from engine.errors import Refused, StaleOrder, Unanswered
 from engine.failures import Failure
 from engine.instructions.swap import KINDS_OF_VENUE
 from engine.instructions.terms import Parties, SwapTerms
 from engine.lifecycle import Status
+from engine.log import order_in_hand
 from engine.order import Order, Transition
 from engine.relay import Begun, Relay
-from engine.route import Hints, Leg
+from engine.route import Hints, Leg, Route
 from engine.signing import Signing
 from engine.store import Store
 from engine.trading import TradingSwitch
@@ -39,8 +41,17 @@ MAX_SIGNED: Final = 20_000
 PATIENCE_SECONDS: Final = 0.005
 
 
+class Draft(NamedTuple):
+    """What is signed if the chain has nothing against it."""
+
+    order: Order
+    route: Route
+    message: MessageV0
+    blockhash: Blockhash
+
+
 class Executor:
-    """Moves an order from a chosen route to a signature on record."""
+    """Moves orders from a chosen route to a signature on record."""
 
     def __init__(
         self,
@@ -67,125 +78,167 @@ class Executor:
         # signatures. Losing one costs a moment, the settlement finds every order by itself.
         self.signed: dict[str, Order] = {}
 
-    async def execute(self, order_id: UUID) -> None:
-        """Take the order's next step towards a signature, if it has one.
+    async def execute(self, order_ids: Sequence[UUID]) -> None:
+        """Take these orders' next step towards a signature, if they have one.
 
-        Safe to repeat and to race: whoever loses the order's version signs nothing that is
-        ever sent. Raises StaleOrder for the loser.
+        Safe to repeat and to race: whoever loses an order's version signs nothing that is ever
+        sent. Those whose venues have to be asked hold up none of the others.
         """
-        order = await self._store.get(order_id)
-        if order is None or order.status not in (Status.ROUTING, Status.BUILDING):
-            return
-        if order.past_expiry:
-            await self._relay.commit(order.expire())
-            return
-        if self._switch.halted:
-            return  # it waits, and is offered again when trading goes on
-        if order.route is None:
-            await self._relay.offer([order])
-            return
-        # Building changes nothing, so it need not wait for the commit that says we build.
-        if order.status is Status.ROUTING:
-            begun, attempt = await self._relay.during(order.start_building(), self._tried(order))
-        else:
-            begun, attempt = Begun(order, None), await self._tried(order)
-        if not isinstance(attempt, Attempt):
-            await self._relay.commit(begun.then(_failed(begun.order, attempt)))
-            return
-        # R1: on record before the first byte leaves. R2: whoever loses here has no attempt.
-        try:
-            signed = await self._relay.commit(begun.then(begun.order.sign(attempt)))
-        except StaleOrder:
-            why = await self._signing.why_halted()
-            if why is not None:
-                logger.warning("signing is halted; run oee reconcile --restored", why=why)
-            raise
-        if len(self.signed) < MAX_SIGNED:
-            self.signed[attempt.signature] = signed
-        await self.send(attempt)
+        expired: list[Transition] = []
+        hinted: list[Order] = []
+        asking: list[Order] = []
+        unrouted: list[Order] = []
+        for order in await self._store.get_each(order_ids):
+            if order.status not in (Status.ROUTING, Status.BUILDING):
+                continue
+            if order.past_expiry:
+                expired.append(order.expire())
+            elif self._switch.halted:
+                continue  # it waits, and is offered again when trading goes on
+            elif order.route is None:
+                unrouted.append(order)
+            else:
+                (hinted if _hints(order) else asking).append(order)
+        if unrouted:
+            await self._relay.offer(unrouted)
+        done = await asyncio.gather(
+            self._relay.commit_all(expired),
+            self._sign(hinted),
+            *[self._sign([order]) for order in asking],
+            return_exceptions=True,
+        )
+        for failure in filter(None, done):
+            raise failure
 
-    async def send(self, attempt: Attempt) -> None:
-        """Send the recorded bytes, once more or for the first time (R3); never raises.
+    async def send(self, attempts: Sequence[Attempt]) -> None:
+        """Send the recorded bytes, once more or for the first time (R3).
 
         Whatever the answer, only the status can tell what became of them.
         """
-        try:
-            await self._chain.send(attempt.transaction)
-        except (Overloaded, Refused, Unanswered) as error:
-            logger.debug("sending gave no acceptance", signature=attempt.signature, why=str(error))
+        answers = await self._chain.send([attempt.transaction for attempt in attempts])
+        for attempt, no in zip(attempts, answers, strict=True):
+            if no is not None:
+                logger.debug("sending gave no acceptance", signature=attempt.signature, why=str(no))
 
-    async def _tried(self, order: Order) -> Attempt | Refused | Unanswered:
-        try:
-            return await self._attempt(order)
-        except (Refused, Unanswered) as error:
-            return error
+    async def _sign(self, orders: Sequence[Order]) -> None:
+        """Build, sign, record and send the swaps of routed orders, all together."""
+        if not orders:
+            return
+        if len(orders) == 1:
+            order_in_hand.set(orders[0].order_id)
+        # Building changes nothing, so it need not wait for the commit that says we build.
+        begun, tried = await self._relay.during([*map(_begun, orders)], self._tried(orders))
+        steps = [
+            (each.then(_step(each.order, attempt)), attempt)
+            for each, attempt in zip(begun, tried, strict=True)
+            if each is not None
+        ]
+        # R1: on record before the first byte leaves. R2: whoever loses here has no attempt.
+        results = await self._relay.commit_each([step for step, _ in steps])
+        recorded: list[Attempt] = []
+        for (_, attempt), order in zip(steps, results, strict=True):
+            if isinstance(order, Order) and isinstance(attempt, Attempt):
+                recorded.append(attempt)
+                if len(self.signed) < MAX_SIGNED:
+                    self.signed[attempt.signature] = order
+        if recorded:
+            await self.send(recorded)
+        failures = [result for result in results if isinstance(result, Exception)]
+        if any(isinstance(failure, StaleOrder) for failure in failures):
+            why = await self._signing.why_halted()
+            if why is not None:
+                logger.warning("signing is halted; run oee reconcile --restored", why=why)
+        for failure in failures:
+            if not isinstance(failure, StaleOrder):
+                raise failure
 
-    async def _attempt(self, order: Order) -> Attempt:
-        """A signed transaction for the order's route, not on record yet and not sent.
+    async def _tried(self, orders: Sequence[Order]) -> list[Attempt | No]:
+        """A signed transaction for each order's route, not on record yet and not sent.
 
-        Raises Refused or Unanswered; nothing is signed before everything was checked.
+        Nothing is signed before everything was checked; what speaks against it stands instead.
         """
-        assert order.route is not None
-        floor = _kept_floor(order)
-        told = await self._told(order, order.route.legs)
-        terms = [self._terms(leg, each) for leg, each in zip(order.route.legs, told, strict=True)]
-        number = order.next_number
-        blockhash = await self._blockhash.get()
-        message = transaction.compose(
-            terms,
-            [each.instructions if isinstance(each, BuiltSwap) else None for each in told],
-            transaction.memo_text(order, number),
-            blockhash.blockhash,
-        )
+        told = [await self._told(order) for order in orders]
         try:
-            await self._chain.simulate(transaction.unsigned(message))
-        except Refused:
-            self._blockhash.forget()
-            raise
-        signature, signed = transaction.sign(message, self._wallet)
-        return Attempt(
-            number=number,
-            legs=order.route.agreed_legs,
-            signature=signature,
-            blockhash=blockhash.blockhash,
-            last_valid_block_height=blockhash.last_valid_block_height,
-            min_amount_out=floor,
-            transaction=signed,
+            blockhash = await self._blockhash.get()
+        except Unanswered as error:
+            return [error] * len(orders)
+        drafts = [
+            each if isinstance(each, No) else self._drafted(order, each, blockhash)
+            for order, each in zip(orders, told, strict=True)
+        ]
+        simulated = await self._chain.simulate(
+            [transaction.unsigned(each.message) for each in drafts if isinstance(each, Draft)]
         )
+        if any(isinstance(no, Refused) for no in simulated):
+            self._blockhash.forget()
+        answers = iter(simulated)
+        return [
+            each if isinstance(each, No) else next(answers) or self._signed(each) for each in drafts
+        ]
 
-    async def _told(self, order: Order, legs: Sequence[Leg]) -> Sequence[Hints | BuiltSwap]:
-        """What each leg's swap is derived from.
+    async def _told(self, order: Order) -> Sequence[Hints | BuiltSwap] | No:
+        """What each leg's swap is derived from, or why nothing may be.
 
         On the order's first try that is its hints, where the router gave it some. Every other leg
         is its venue's to build, all asked at once; the first refusal is everybody's.
         """
-        for leg in legs:
-            self._require_known(leg)
-        is_first_try = not order.retries and not order.attempts
-        hints = [leg.hints for leg in legs if is_first_try and leg.hints is not None]
-        if len(hints) == len(legs):
+        assert order.route is not None
+        legs = order.route.legs
+        try:
+            _require_kept_floor(order)
+            for leg in legs:
+                self._require_known(leg)
+        except Refused as refused:
+            return refused
+        hints = _hints(order)
+        if hints:
             return hints
-        order_id = str(order.order_id)
         async with self._building.away():
-            if len(legs) == 1:
-                return [await self._build(order_id, legs[0])]
             answers = await asyncio.gather(
-                *(self._build(order_id, leg, hinted=is_first_try) for leg in legs),
-                return_exceptions=True,
+                *[self._build(order, leg) for leg in legs], return_exceptions=True
             )
         told: list[Hints | BuiltSwap] = []
         for answer in answers:
+            if isinstance(answer, No):
+                return answer
             if isinstance(answer, BaseException):
                 raise answer
             told.append(answer)
         return told
 
-    async def _build(self, order_id: str, leg: Leg, *, hinted: bool = False) -> Hints | BuiltSwap:
-        if hinted and leg.hints is not None:
+    def _drafted(
+        self, order: Order, told: Sequence[Hints | BuiltSwap], blockhash: Blockhash
+    ) -> Draft | Refused:
+        assert order.route is not None
+        try:
+            message = transaction.compose(
+                [self._terms(leg, each) for leg, each in zip(order.route.legs, told, strict=True)],
+                [each.instructions if isinstance(each, BuiltSwap) else None for each in told],
+                transaction.memo_text(order, order.next_number),
+                blockhash.blockhash,
+            )
+        except Refused as refused:
+            return refused
+        return Draft(order, order.route, message, blockhash)
+
+    def _signed(self, draft: Draft) -> Attempt:
+        signature, signed = transaction.sign(draft.message, self._wallet)
+        return Attempt(
+            number=draft.order.next_number,
+            legs=draft.route.agreed_legs,
+            signature=signature,
+            blockhash=draft.blockhash.blockhash,
+            last_valid_block_height=draft.blockhash.last_valid_block_height,
+            min_amount_out=draft.route.least_changes()[draft.order.request.token_out],
+            transaction=signed,
+        )
+
+    async def _build(self, order: Order, leg: Leg) -> Hints | BuiltSwap:
+        if leg.hints is not None and _is_first_try(order):
             return leg.hints
         return await self._venues[leg.venue].build(
             venue_pb2.SwapOrder(
-                order_id=order_id,
+                order_id=str(order.order_id),
                 pool=leg.pool,
                 mint_in=leg.mint_in,
                 mint_out=leg.mint_out,
@@ -228,8 +281,32 @@ def _address(text: str) -> Pubkey:
     return Pubkey.from_string(text)
 
 
-def _kept_floor(order: Order) -> int:
-    """What the route's legs together yield at least; Refused unless they keep the order's terms.
+def _is_first_try(order: Order) -> bool:
+    return not order.retries and not order.attempts
+
+
+def _hints(order: Order) -> list[Hints]:
+    """The hints of all legs of the order's route, if this is its first try; else none."""
+    assert order.route is not None
+    legs = order.route.legs
+    hints = [leg.hints for leg in legs if leg.hints is not None]
+    return hints if len(hints) == len(legs) and _is_first_try(order) else []
+
+
+def _begun(order: Order) -> Begun:
+    """Building has begun: with a step to be told, unless that was told before."""
+    if order.status is Status.BUILDING:
+        return Begun(order, None)
+    step = order.start_building()
+    return Begun(step.order, step)
+
+
+def _step(order: Order, attempt: Attempt | No) -> Transition:
+    return order.sign(attempt) if isinstance(attempt, Attempt) else _failed(order, attempt)
+
+
+def _require_kept_floor(order: Order) -> None:
+    """Refuse a route whose legs together do not keep the order's terms.
 
     They swap at allowed venues alone, pay exactly what the order pays, need nothing of a third
     token, and yield its floor (R6).
@@ -252,10 +329,9 @@ def _kept_floor(order: Order) -> int:
             f"{request.amount_in} and {order.min_amount_out}; what it may lack of other tokens: "
             f"{-sum(change for change in least.values() if change < 0)}",
         )
-    return floor
 
 
-def _failed(order: Order, error: Refused | Unanswered) -> Transition:
+def _failed(order: Order, error: No) -> Transition:
     if isinstance(error, Unanswered):
         return order.retry_or_fail(Failure("CHAIN_UNAVAILABLE", str(error)))
     failure = Failure(error.reason, str(error))

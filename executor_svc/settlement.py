@@ -183,7 +183,8 @@ class Settlement:
             transition = self._conclude(order, attempt, verdict, height, status, record)
             if transition is not None:
                 concluded.append((attempt, transition))
-        await asyncio.gather(*(self._executor.send(attempt) for attempt in sending))
+        if sending:
+            await self._executor.send(sending)
         signed = self._executor.signed
         results = await self._relay.commit_each([transition for _, transition in concluded])
         for (attempt, _), result in zip(concluded, results, strict=True):

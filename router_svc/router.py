@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from uuid import UUID
 
 from engine.accounts import Accounts
 from engine.lifecycle import Status
+from engine.log import order_in_hand
 from engine.order import Order, Transition
 from engine.quoting import Quoter
 from engine.relay import Begun, Relay
@@ -16,7 +19,7 @@ from engine.trading import TradingSwitch
 
 
 class Router:
-    """Moves an order from PENDING or ROUTING to a chosen route."""
+    """Moves orders from PENDING or ROUTING to a chosen route."""
 
     def __init__(
         self,
@@ -32,36 +35,56 @@ class Router:
         self._switch = switch
         self._accounts = accounts
 
-    async def route(self, order_id: UUID) -> None:
-        """Take the order's next routing step, if it has one; safe to repeat and to race.
+    async def route(self, order_ids: Sequence[UUID]) -> None:
+        """Take these orders' next routing step, if they have one; safe to repeat and to race.
 
-        Raises StaleOrder when somebody else moved the order meanwhile.
+        What somebody else moved meanwhile is theirs. Those whose venues have to be asked hold up
+        none of the others.
         """
-        order = await self._store.get(order_id)
-        if order is None or order.status not in (Status.PENDING, Status.ROUTING):
-            return
-        if order.backing_off:
-            return
-        if order.past_expiry:
-            await self._relay.commit(order.expire())
-            return
-        if self._switch.halted:
-            return  # it waits, and is offered again when trading goes on
-        if order.route is not None:
-            await self._relay.offer([order])
-            return
+        decided: list[Transition] = []
+        asking: list[Order] = []
+        routed: list[Order] = []
+        for order in await self._store.get_each(order_ids):
+            if order.status not in (Status.PENDING, Status.ROUTING) or order.backing_off:
+                continue
+            if order.past_expiry:
+                decided.append(order.expire())
+            elif self._switch.halted:
+                continue  # it waits, and is offered again when trading goes on
+            elif order.route is not None:
+                routed.append(order)
+            else:
+                decision = self._quoter.decide_here(
+                    order.request, order.min_amount_out, self._max_price_impact_bps(order)
+                )
+                if decision is None:
+                    asking.append(order)
+                else:
+                    begun = _begun(order)
+                    decided.append(begun.then(self._step(begun.order, decision)))
+        if routed:
+            await self._relay.offer(routed)
+        done = await asyncio.gather(
+            self._relay.commit_all(decided), *map(self._ask, asking), return_exceptions=True
+        )
+        for failure in filter(None, done):
+            raise failure
+
+    async def _ask(self, order: Order) -> None:
+        order_in_hand.set(order.order_id)
         # Quotes change nothing, so they need not wait for the commit that says we ask for them.
         deciding = self._quoter.decide(
             order.request,
             order.min_amount_out,
-            self._accounts.limits(order.account).max_price_impact_bps,
-            str(order_id),
+            self._max_price_impact_bps(order),
+            str(order.order_id),
         )
-        if order.status is Status.PENDING:
-            begun, decision = await self._relay.during(order.start_routing(), deciding)
-        else:
-            begun, decision = Begun(order, None), await deciding
-        await self._relay.commit(begun.then(self._step(begun.order, decision)))
+        [begun], decision = await self._relay.during([_begun(order)], deciding)
+        if begun is not None:
+            await self._relay.commit_all([begun.then(self._step(begun.order, decision))])
+
+    def _max_price_impact_bps(self, order: Order) -> int | None:
+        return self._accounts.limits(order.account).max_price_impact_bps
 
     def _step(self, order: Order, decision: RouteDecision | NoOffer) -> Transition:
         if not isinstance(decision, NoOffer):
@@ -69,3 +92,11 @@ class Router:
         if decision.permanent:
             return order.fail(decision.failure, decision.decision)
         return order.retry_or_fail(decision.failure, decision.decision)
+
+
+def _begun(order: Order) -> Begun:
+    """Routing has begun: with a step to be told, unless that was told before."""
+    if order.status is not Status.PENDING:
+        return Begun(order, None)
+    step = order.start_routing()
+    return Begun(step.order, step)

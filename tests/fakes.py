@@ -17,6 +17,7 @@ from engine.chain import (
     Commitment,
     HeightReading,
     HistoryPage,
+    No,
     SignatureReading,
     StatusReading,
     TransactionReading,
@@ -136,6 +137,9 @@ class Landed:
         return changes
 
 
+AWAY = Unanswered("the chain did not answer")
+
+
 class FakeChain:
     """A chain whose blocks the test makes; slot and height are the same here.
 
@@ -189,7 +193,7 @@ class FakeChain:
 
     def _answer(self) -> None:
         if self.away:
-            raise Unanswered("the chain did not answer")
+            raise AWAY
 
     async def latest_blockhash(self) -> Blockhash:
         self._answer()
@@ -201,14 +205,13 @@ class FakeChain:
         self._answer()
         return HeightReading(self.height - self.finality, self.height)
 
-    async def simulate(self, transaction: bytes) -> None:
-        self._answer()
-        if self.refusal is not None:
-            raise self.refusal
+    async def simulate(self, transactions: Sequence[bytes]) -> list[No | None]:
+        return [AWAY if self.away else self.refusal] * len(transactions)
 
-    async def send(self, transaction: bytes) -> None:
-        self._answer()
-        self.sent.append(transaction)
+    async def send(self, transactions: Sequence[bytes]) -> list[No | None]:
+        if not self.away:
+            self.sent += transactions
+        return [AWAY if self.away else None] * len(transactions)
 
     async def statuses(self, signatures: Sequence[str]) -> list[StatusReading]:
         self._answer()

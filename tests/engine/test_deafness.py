@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from engine.bus import Bus, Queue
 from engine.rpc import serving
 from engine.work import working
-from tests.engine.test_work import Hands
+from tests.engine.test_work import Hands, each
 
 PATIENCE_SECONDS = 20
 
@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 20
 async def test_work_that_waits_while_none_is_taken_is_reported(bus: Bus) -> None:
     hands = Hands(holding=True)
     reports: asyncio.Queue[bool] = asyncio.Queue()
-    async with working(bus, Queue.ROUTE, hands, slots=1) as worker:
+    async with working(bus, Queue.ROUTE, each(hands), slots=1) as worker:
         pulling = asyncio.create_task(worker.pull())
         listening = asyncio.create_task(worker.report_deafness(reports.put, deaf_seconds=0.5))
         await bus.ensure()
@@ -52,7 +52,7 @@ async def test_health_tells_which_part_is_deaf() -> None:
 async def test_a_worker_with_nothing_to_do_is_not_deaf(bus: Bus) -> None:
     hands = Hands()
     reports: asyncio.Queue[bool] = asyncio.Queue()
-    async with working(bus, Queue.ROUTE, hands, slots=1) as worker:
+    async with working(bus, Queue.ROUTE, each(hands), slots=1) as worker:
         pulling = asyncio.create_task(worker.pull())
         listening = asyncio.create_task(worker.report_deafness(reports.put, deaf_seconds=0.2))
         await bus.ensure()

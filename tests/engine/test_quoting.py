@@ -33,6 +33,7 @@ from router_svc.router import Router
 from tests import builders, swaps
 from tests.builders import RAY, SOL, USDC
 from tests.engine.test_pool_book import meteora_pool, news, pool
+from tests.engine.test_store import read
 from tests.fakes import FakeVenue, asking
 
 PATIENCE_SECONDS = 15
@@ -257,16 +258,45 @@ async def test_the_router_hands_the_hints_to_the_executor_with_the_order_alone(
     router = Router(store, Relay(store, Bus()), quoter, TradingSwitch(store), Accounts(store))
     order = (await store.add(builders.new_order(amount_in=1_000))).order
 
-    await router.route(order.order_id)
+    await router.route([order.order_id])
 
-    read = await store.get(order.order_id)
-    assert read is not None
-    assert read.route is not None
-    assert [leg.hints for leg in read.route.legs] == [Hints(config=3)]
+    routed = await read(store, order)
+    assert routed.route is not None
+    assert [leg.hints for leg in routed.route.legs] == [Hints(config=3)]
     [decision] = [e.detail.route for e in await store.events([(order.order_id, 2)], 10)]
     assert decision is not None
     assert decision.route is not None
-    assert decision.route.legs == read.route.agreed_legs
+    assert decision.route.legs == routed.route.agreed_legs
+
+
+async def test_orders_of_a_hint_do_not_wait_for_the_one_whose_venue_is_asked(
+    store: Store,
+) -> None:
+    asked, let = asyncio.Event(), asyncio.Event()
+
+    class Slow(Asked):
+        async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
+            asked.set()
+            await let.wait()
+            return await super().quote(query, timeout_seconds)
+
+    told = [news(5, pool("a", config=3)), news(6)]
+    quoter = quoting(store, {"raydium": Asked("raydium")}, *told)
+    quoter._venues = {"raydium": Asked("raydium"), "meteora": Slow("meteora")}
+    router = Router(store, Relay(store, Bus()), quoter, TradingSwitch(store), Accounts(store))
+    local = (await store.add(builders.new_order(amount_in=1_000, venues=("raydium",)))).order
+    remote = (await store.add(builders.new_order(amount_in=1_000, venues=("meteora",)))).order
+
+    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as routing:
+        routing.create_task(router.route([remote.order_id, local.order_id]))
+        await asked.wait()
+        while (await read(store, local)).route is None:  # noqa: ASYNC110 - another task commits
+            await asyncio.sleep(0)
+        assert (await read(store, remote)).route is None
+        let.set()
+    route = (await read(store, remote)).route
+    assert route is not None
+    assert route.venue == "meteora"
 
 
 # ── what streams do not tell ──────────────────────────────────────────────────────────────────
@@ -344,7 +374,7 @@ async def test_a_preview_and_the_router_keep_the_same_limit_and_tell_the_same(
     order = (await store.add(builders.new_order(amount_in=500_000))).order
 
     previewed = await Routes(quoter, RoutePace(0)).preview("default", request, None)
-    await router.route(order.order_id)
+    await router.route([order.order_id])
 
     events = await store.events([(order.order_id, 0)], 10)
     [retried] = [each.detail for each in events if each.type is EventType.RETRY_SCHEDULED]

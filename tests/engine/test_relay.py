@@ -295,14 +295,14 @@ async def test_what_those_who_waited_for_a_commit_send_has_left_before_any_event
     server.start()
     orders = [await stored(store, Status.PENDING) for _ in range(20)]
     async with open_chain(f"127.0.0.1:{port}") as chain, open_relay(store, bus) as relay:
-        await chain.send(b"so that there is a connection")
+        await chain.send([b"so that there is a connection"])
         chain_elsewhere.taken.clear()
         composing = Composing(chain_elsewhere.taken)
         monkeypatch.setattr(wire, "events", composing)
 
         async def commit_and_send(order: Order) -> None:
             await relay.commit(order.start_routing())
-            await chain.send(b"signed bytes")
+            await chain.send([b"signed bytes"])
 
         await asyncio.gather(*map(commit_and_send, orders))
         await asyncio.wait_for(composing.done.wait(), PATIENCE_SECONDS)
@@ -379,7 +379,7 @@ async def test_who_closes_a_relay_has_told_all_that_was_submitted(
             if not closing.connected:
                 await asyncio.wait_for(connected.wait(), PATIENCE_SECONDS)
             async with open_relay(store, closing):
-                saving = store.begin_save(order.choose_route(builders.decision()))
+                [saving] = store.begin_saves([order.choose_route(builders.decision())])
         assert saving.done()
         heard = await ear.hear(lambda heard: len(heard) > 0)
         await work.hear(lambda heard: len(heard) > 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -14,8 +14,8 @@ from nats.js.api import ConsumerInfo
 
 from engine import work
 from engine.bus import ABSENT, STREAM, Bus, Queue, open_bus
-from engine.errors import StaleOrder, StoreUnavailable
-from engine.work import Worker, working
+from engine.errors import StoreUnavailable
+from engine.work import Handle, Worker, working
 from oee import nats as oee_nats
 from oee.nats import Nats
 from oee.ports import free_ports
@@ -62,6 +62,17 @@ class Hands:
             self._changed.notify_all()
 
 
+def each(handle: Callable[[UUID], Awaitable[None]]) -> Handle:
+    """Handles all orders of a hint at once, each by itself."""
+
+    async def together(order_ids: Sequence[UUID]) -> None:
+        done = await asyncio.gather(*map(handle, order_ids), return_exceptions=True)
+        for failure in filter(None, done):
+            raise failure
+
+    return together
+
+
 @asynccontextmanager
 async def at_work(
     bus: Bus,
@@ -72,7 +83,7 @@ async def at_work(
 ) -> AsyncIterator[Worker]:
     """A worker on the route queue, pulling; leaving stops the pull and drains, as services do."""
     async with working(
-        bus, Queue.ROUTE, handle, slots=slots, grace_seconds=grace_seconds
+        bus, Queue.ROUTE, each(handle), slots=slots, grace_seconds=grace_seconds
     ) as worker:
         pulling = asyncio.create_task(worker.pull())
         try:
@@ -211,21 +222,6 @@ async def test_the_same_hint_twice_is_handled_twice(bus: Bus) -> None:
         await hands.have(lambda h: h.taken == [order_id] * 2)
 
 
-async def test_a_hint_about_an_order_that_moved_on_is_finished_work(bus: Bus) -> None:
-    tried = asyncio.Event()
-
-    async def handle(order_id: UUID) -> None:
-        tried.set()
-        raise StaleOrder("moved on")
-
-    async with at_work(bus, handle):
-        await consumer_is(bus, all_acked)
-        await offer(bus)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await tried.wait()
-        await consumer_is(bus, all_acked)
-
-
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), ValueError("a bug"), TimeoutError()])
 async def test_a_hint_whose_handling_failed_comes_again_and_the_others_go_on(
     bus: Bus, error: Exception
@@ -266,6 +262,33 @@ async def test_a_hint_about_several_orders_is_used_up_once_all_of_them_are_dealt
         await hands.let_go()
         # The one that failed comes again; the other one is done.
         await consumer_is(bus, lambda info: (info.num_pending, info.num_ack_pending) == (0, 1))
+
+
+async def test_of_orders_that_fail_together_one_that_cannot_be_handled_fails_alone(
+    bus: Bus,
+) -> None:
+    hands = Hands()
+    good, bad, other = uuid4(), uuid4(), uuid4()
+    parties: list[Sequence[UUID]] = []
+
+    async def handle(order_ids: Sequence[UUID]) -> None:
+        parties.append(order_ids)
+        if bad in order_ids:
+            raise ValueError("a bug")
+        await each(hands)(order_ids)
+
+    await bus.ensure()
+    async with (
+        working(bus, Queue.ROUTE, handle, slots=20) as worker,
+        asyncio.TaskGroup() as pulling,
+    ):
+        pull = pulling.create_task(worker.pull())
+        await bus.publish(Queue.ROUTE.hints([good, bad, other]))
+        await hands.have(lambda h: set(h.taken) == {good, other})
+        await consumer_is(bus, lambda info: (info.num_pending, info.num_ack_pending) == (0, 1))
+        pull.cancel()
+
+    assert parties == [[good, bad, other], [good], [bad], [other]]
 
 
 @pytest.mark.parametrize("junk", [b"", b"x", b"not sixteen bytes", bytes(17), bytes(16 * 17)])
@@ -457,7 +480,7 @@ async def test_a_queue_without_a_leader_is_asked_less_and_less_often(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begins = Beginnings(bus, monkeypatch)
-    async with working(bus, Queue.ROUTE, Hands(), slots=1) as worker:
+    async with working(bus, Queue.ROUTE, each(Hands()), slots=1) as worker:
         # Nobody answers for this consumer, while creating streams and consumers succeeds.
         monkeypatch.setattr(worker, "_next", f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.leaderless")
         pulling = asyncio.create_task(worker.pull())

@@ -51,7 +51,7 @@ class Desk:
 
     async def routed(self, **request: Any) -> Order:
         order = (await self.store.add(builders.new_order(**request))).order
-        await self.router.route(order.order_id)
+        await self.router.route([order.order_id])
         return await read(self.store, order)
 
     async def along(self, *legs: Leg, **request: Any) -> Order:
@@ -74,7 +74,7 @@ class Desk:
 
     async def submitted(self, **request: Any) -> Order:
         order = await self.routed(**request)
-        await self.executor.execute(order.order_id)
+        await self.executor.execute([order.order_id])
         return await read(self.store, order)
 
     async def settled(self, order: Order, *, rounds: int = 1) -> Order:
@@ -85,8 +85,8 @@ class Desk:
     async def retried(self, order: Order) -> Order:
         """The back-off is over: route and execute again."""
         await execute(self.store, "UPDATE orders SET not_before = now() WHERE not_before > now()")
-        await self.router.route(order.order_id)
-        await self.executor.execute(order.order_id)
+        await self.router.route([order.order_id])
+        await self.executor.execute([order.order_id])
         return await read(self.store, order)
 
     async def types(self, order: Order) -> list[EventType]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from solders.transaction import VersionedTransaction
 
 from engine import relay
 from engine.attempt import Leftover, Resolution
-from engine.chain import Blockhash
+from engine.chain import Blockhash, No
 from engine.errors import Refused, StaleOrder
 from engine.instructions import raydium
 from engine.instructions.swap import KIND_OF_PROGRAM, LAYOUTS, VENUE_OF_KIND, swap_instruction
@@ -78,7 +78,7 @@ async def test_a_route_of_several_swaps_is_one_transaction_and_one_fill(
     desk: Desk, legs: tuple[Leg, ...], left: tuple[str, ...]
 ) -> None:
     order = await desk.along(*legs)
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
     desk.chain.advance(4)
     await desk.settlement.settle_landed([await read(desk.store, order)])
 
@@ -105,7 +105,7 @@ async def test_one_venue_that_does_not_build_is_enough_to_sign_nothing(desk: Des
     order = await desk.along(*SPLIT)
     desk.other.refusal = Refused("VENUE_UNAVAILABLE", "meteora is not available")
 
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     assert (order.status, order.retries, order.attempts) == (Status.ROUTING, 1, ())
@@ -137,7 +137,7 @@ async def test_legs_that_do_not_keep_what_was_agreed_are_never_signed(
 ) -> None:
     order = await desk.along(*legs)
 
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     assert (order.status, order.attempts, desk.chain.sent) == (Status.ROUTING, (), [])
@@ -150,7 +150,7 @@ async def test_a_route_at_a_venue_that_the_order_does_not_allow_is_never_signed(
 ) -> None:
     order = await desk.along(*SPLIT, venues=("raydium",))
 
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     assert (order.status, order.attempts, desk.chain.sent) == (Status.ROUTING, (), [])
@@ -162,7 +162,7 @@ async def test_a_route_at_a_venue_that_the_order_does_not_allow_is_never_signed(
 async def test_a_venue_that_is_not_configured_ends_the_order(desk: Desk) -> None:
     order = await desk.along(SPLIT[0], replace(SPLIT[1], venue="orca"))
 
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     assert order.status is Status.FAILED
@@ -174,14 +174,14 @@ async def test_the_signature_is_on_record_before_the_first_byte_leaves(desk: Des
     on_record: list[int] = []
     send = desk.chain.send
 
-    async def look_then_send(transaction: bytes) -> None:
+    async def look_then_send(transactions: Sequence[bytes]) -> list[No | None]:
         attempts = [
             a.transaction
             for o in await desk.store.list_orders("default", limit=9)
             for a in o.attempts
         ]
-        on_record.append(attempts.count(transaction))
-        await send(transaction)
+        on_record.extend(map(attempts.count, transactions))
+        return await send(transactions)
 
     desk.chain.send = look_then_send  # type: ignore[method-assign]
     await desk.submitted()
@@ -192,11 +192,8 @@ async def test_the_signature_is_on_record_before_the_first_byte_leaves(desk: Des
 async def test_many_executors_on_one_order_make_one_attempt(desk: Desk) -> None:
     order = await desk.routed()
 
-    outcomes = await asyncio.gather(
-        *(desk.executor.execute(order.order_id) for _ in range(8)), return_exceptions=True
-    )
+    await asyncio.gather(*(desk.executor.execute([order.order_id]) for _ in range(8)))
 
-    assert {type(outcome) for outcome in outcomes} <= {type(None), StaleOrder}
     assert len(set(desk.chain.sent)) == 1
     assert len((await read(desk.store, order)).attempts) == 1
 
@@ -237,7 +234,7 @@ async def test_a_venue_that_cannot_build_is_retried_from_routing(desk: Desk) -> 
     order = await desk.routed()
     desk.venue.refusal = Refused("VENUE_UNAVAILABLE", "raydium is not available")
 
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     assert (order.status, order.retries, order.route) == (Status.ROUTING, 1, None)
@@ -279,7 +276,7 @@ async def test_the_first_try_asks_no_venue_for_a_swap_that_the_hints_build(
     order = await desk.along(hinted(agreed, zero_for_one=zero_for_one, config=config))
     silence(desk)
 
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     assert (order.status, order.retries) == (Status.SUBMITTED, 0)
@@ -294,7 +291,7 @@ async def test_what_is_signed_goes_on_record_without_hints(desk: Desk) -> None:
     order = await desk.along(*[hinted(leg) for leg in SPLIT])
     silence(desk)
 
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     [attempt] = order.attempts
@@ -316,7 +313,7 @@ async def test_of_a_route_only_the_legs_without_hints_are_built_by_their_venues(
     asked, not_asked = [desk.venue, desk.other][:: -1 if missing else 1]
     silence(desk, not_asked)
 
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     assert [attempt.legs for attempt in order.attempts] == [SPLIT]
@@ -324,7 +321,7 @@ async def test_of_a_route_only_the_legs_without_hints_are_built_by_their_venues(
     # What it builds is held against what was agreed, as ever.
     asked.garble = draining
     other = await desk.along(*legs)
-    await desk.executor.execute(other.order_id)
+    await desk.executor.execute([other.order_id])
     other = await read(desk.store, other)
     assert (other.status, other.attempts) == (Status.ROUTING, ())
     assert other.failure is not None
@@ -334,20 +331,20 @@ async def test_of_a_route_only_the_legs_without_hints_are_built_by_their_venues(
 async def test_after_a_retry_every_leg_is_its_venues_to_build(desk: Desk) -> None:
     order = await desk.along(hinted(SPLIT[0]), hinted(SPLIT[1]))
     desk.chain.refusal = Refused("PROGRAM_FAILED", "it goes through another array")
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
     order = await read(desk.store, order)
     assert (order.status, order.retries, order.attempts) == (Status.ROUTING, 1, ())
     desk.chain.refusal = None
 
     await desk.along_again(order, hinted(SPLIT[0], config=99), hinted(SPLIT[1]))
     silence(desk, desk.other)
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
     order = await read(desk.store, order)
     assert (order.status, order.retries, order.attempts) == (Status.ROUTING, 2, ())
     desk.other.refusal = None
 
     await desk.along_again(order, hinted(SPLIT[0], config=99), hinted(SPLIT[1]))
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
     order = await read(desk.store, order)
     assert [attempt.legs for attempt in order.attempts] == [SPLIT]
     # The venue has built with the config that it knows.
@@ -358,14 +355,14 @@ async def test_after_a_retry_every_leg_is_its_venues_to_build(desk: Desk) -> Non
 async def test_after_an_attempt_every_leg_is_its_venues_to_build(desk: Desk) -> None:
     desk.chain.reverts = "PROGRAM_FAILED: it goes through another array"
     order = await desk.along(hinted(SPLIT[0]), hinted(SPLIT[1]))
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
     desk.chain.advance(4)
     order = await desk.settled(order)
     assert [attempt.resolution for attempt in order.attempts] == [Resolution.LANDED_WITH_ERROR]
 
     await desk.along_again(order, *map(hinted, SPLIT))
     silence(desk)
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     assert (order.retries, len(order.attempts)) == (2, 1)
@@ -399,7 +396,7 @@ async def test_hints_that_lead_to_no_swap_cost_a_try_and_the_next_one_asks(
     venue.kind = kind
     order = await desk.along(hinted(agreed, **wrong))
 
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     assert (order.status, order.retries, desk.chain.sent) == (Status.ROUTING, 1, [])
@@ -407,7 +404,7 @@ async def test_hints_that_lead_to_no_swap_cost_a_try_and_the_next_one_asks(
     assert order.failure.reason == reason
 
     await desk.along_again(order, hinted(agreed, **wrong))
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
     assert [a.legs for a in (await read(desk.store, order)).attempts] == [(agreed,)]
 
 
@@ -426,12 +423,74 @@ async def test_hints_change_nothing_of_what_a_leg_has_to_keep(
 ) -> None:
     order = await desk.along(replace(hinted(ONE_LEG["raydium_cpmm"]), **changes))
 
-    await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     order = await read(desk.store, order)
     assert (order.attempts, desk.chain.sent) == ((), [])
     assert order.failure is not None
     assert order.failure.reason == reason
+
+
+# ── orders of one hint ────────────────────────────────────────────────────────────────────────
+
+
+async def test_orders_of_a_hint_are_simulated_recorded_and_sent_together_each_on_its_own(
+    desk: Desk,
+) -> None:
+    good, refused, cancelled, other = [
+        await desk.along(hinted(SPLIT[0]), hinted(SPLIT[1])) for _ in range(4)
+    ]
+    calls: list[int] = []
+    send, simulate = desk.chain.send, desk.chain.simulate
+
+    async def simulate_all_but_one(transactions: Sequence[bytes]) -> list[No | None]:
+        calls.append(len(transactions))
+        await desk.relay.commit((await read(desk.store, cancelled)).cancel())
+        answers = await simulate(transactions)
+        return [answers[0], Refused("SLIPPAGE_EXCEEDED", "too little"), *answers[2:]]
+
+    async def count_and_send(transactions: Sequence[bytes]) -> list[No | None]:
+        calls.append(len(transactions))
+        return await send(transactions)
+
+    desk.chain.simulate = simulate_all_but_one  # type: ignore[method-assign]
+    desk.chain.send = count_and_send  # type: ignore[method-assign]
+    await desk.executor.execute([order.order_id for order in (good, refused, cancelled, other)])
+
+    orders = [await read(desk.store, order) for order in (good, refused, cancelled, other)]
+    assert [order.status for order in orders] == [
+        Status.SUBMITTED,
+        Status.ROUTING,
+        Status.CANCELLED,
+        Status.SUBMITTED,
+    ]
+    assert orders[1].failure is not None
+    assert orders[1].failure.reason == "SLIPPAGE_EXCEEDED"
+    assert calls == [4, 2]
+    assert desk.chain.sent == [order.attempts[0].transaction for order in (orders[0], orders[3])]
+
+
+async def test_a_venue_that_is_slow_to_build_holds_up_no_order_with_hints(desk: Desk) -> None:
+    desk.venue = slow = SlowVenue("raydium", "raydium_cpmm")
+    desk.again()
+    asking = await desk.along(leg("raydium_cpmm", "SOL USDC", 1_500_000_000, FLOOR))
+    ready = await desk.along(hinted(SPLIT[0]), hinted(SPLIT[1]))
+    sent = asyncio.Event()
+    send = desk.chain.send
+
+    async def send_and_tell(transactions: Sequence[bytes]) -> list[No | None]:
+        sent.set()
+        return await send(transactions)
+
+    desk.chain.send = send_and_tell  # type: ignore[method-assign]
+    async with asyncio.timeout(10), asyncio.TaskGroup() as executing:
+        executing.create_task(desk.executor.execute([asking.order_id, ready.order_id]))
+        await slow.asked.wait()
+        await sent.wait()
+        assert (await read(desk.store, ready)).status is Status.SUBMITTED
+        assert (await read(desk.store, asking)).attempts == ()
+        slow.let.set()
+    assert (await read(desk.store, asking)).status is Status.SUBMITTED
 
 
 class SlowVenue(FakeVenue):
@@ -456,7 +515,7 @@ async def two_building(desk: Desk) -> tuple[SlowVenue, SlowVenue, list[asyncio.T
     executing = []
     for venue in (raydium, meteora):
         venue.order = await desk.along(leg(venue.kind, "SOL USDC", 1_500_000_000, FLOOR))
-        executing.append(asyncio.create_task(desk.executor.execute(venue.order.order_id)))
+        executing.append(asyncio.create_task(desk.executor.execute([venue.order.order_id])))
         async with asyncio.timeout(10):
             await venue.asked.wait()
     return raydium, meteora, executing
@@ -518,17 +577,16 @@ async def test_a_cancel_between_building_and_signing_wins(desk: Desk) -> None:
     order = await desk.routed()
     simulate = desk.chain.simulate
 
-    async def cancel_then_simulate(transaction: bytes) -> None:
+    async def cancel_then_simulate(transactions: Sequence[bytes]) -> list[No | None]:
         # Work that takes long is announced, which may come before the cancel or after it.
         for _ in range(2):
             with suppress(StaleOrder):
                 await desk.relay.commit((await read(desk.store, order)).cancel())
                 break
-        await simulate(transaction)
+        return await simulate(transactions)
 
     desk.chain.simulate = cancel_then_simulate  # type: ignore[method-assign]
-    with pytest.raises(StaleOrder):
-        await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
 
     assert (await read(desk.store, order)).status is Status.CANCELLED
     assert desk.chain.sent == []
@@ -541,14 +599,14 @@ async def test_while_trading_is_halted_orders_wait_without_using_up_tries(desk: 
     desk.venue.refusal = Refused("VENUE_UNAVAILABLE", "nobody may ask it now")
 
     for order in (routed, accepted):
-        await desk.router.route(order.order_id)
-        await desk.executor.execute(order.order_id)
+        await desk.router.route([order.order_id])
+        await desk.executor.execute([order.order_id])
         assert facts(await read(desk.store, order)) == facts(order)
     desk.venue.refusal = None
     await desk.switch.set(TradingState.ACTIVE, "", "")
     for order in (routed, accepted):
-        await desk.router.route(order.order_id)
-        await desk.executor.execute(order.order_id)
+        await desk.router.route([order.order_id])
+        await desk.executor.execute([order.order_id])
         assert (await read(desk.store, order)).status is Status.SUBMITTED
 
 
@@ -557,7 +615,6 @@ async def test_an_executor_that_has_not_seen_the_halt_signs_nothing_all_the_same
 ) -> None:
     order = await desk.routed()
     await TradingSwitch(desk.store).set(TradingState.HALTED, "why", "")
-    with pytest.raises(StaleOrder):
-        await desk.executor.execute(order.order_id)
+    await desk.executor.execute([order.order_id])
     order = await read(desk.store, order)
     assert (desk.chain.sent, order.attempts, order.retries) == ([], (), 0)

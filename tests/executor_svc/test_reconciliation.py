@@ -94,8 +94,8 @@ class Restored(Desk):
     async def work(self, order: Order) -> Order:
         """What router, executor and settlement would do with the order now."""
         await execute(self.store, "UPDATE orders SET not_before = NULL")
-        await self.router.route(order.order_id)
-        await self.executor.execute(order.order_id)
+        await self.router.route([order.order_id])
+        await self.executor.execute([order.order_id])
         self.chain.advance(5)
         return await self.settled(order, rounds=2)
 
@@ -131,7 +131,7 @@ async def pending(desk: Desk, key: str) -> Order:
 
 async def routed(desk: Desk, key: str) -> Order:
     order = await pending(desk, key)
-    await desk.router.route(order.order_id)
+    await desk.router.route([order.order_id])
     return await read(desk.store, order)
 
 
@@ -141,8 +141,8 @@ async def building(desk: Desk, key: str) -> Order:
 
 async def swap(desk: Desk, order: Order) -> Order:
     """What the lost database saw of the order after the backup."""
-    await desk.router.route(order.order_id)
-    await desk.executor.execute(order.order_id)
+    await desk.router.route([order.order_id])
+    await desk.executor.execute([order.order_id])
     desk.chain.advance(5)
     return await desk.settled(order, rounds=2)
 
@@ -151,8 +151,7 @@ async def test_a_restored_copy_signs_nothing_by_itself(lost: LostDesk, restored:
     order = await building(lost, "key")
     await restored.backup()
 
-    with pytest.raises(StaleOrder):
-        await restored.executor.execute(order.order_id)
+    await restored.executor.execute([order.order_id])
 
     assert restored.chain.sent == []
     assert await Signing(lost.store).why_halted() is None
@@ -359,14 +358,14 @@ async def test_while_signing_is_halted_no_order_ends_and_everything_else_goes_on
     await Signing(restored.store).halt()
 
     order = await building(restored, "key")
-    with pytest.raises(StaleOrder):
-        await restored.executor.execute(order.order_id)
+    await restored.executor.execute([order.order_id])
+    assert restored.chain.sent == []
     for end in (order.cancel(), order.expire(), order.fail(builders.FAILURE)):
         with pytest.raises(StaleOrder):
             await restored.store.save(end)
 
     await Signing(restored.store).lift()
-    await restored.executor.execute(order.order_id)
+    await restored.executor.execute([order.order_id])
     assert (await read(restored.store, order)).status is Status.SUBMITTED
 
 
@@ -378,7 +377,7 @@ async def test_the_halt_waits_for_a_signature_that_is_being_recorded(
     connection = await asyncpg.connect(postgres.dsn, timeout=10)
     async with connection.transaction():
         await connection.execute(row, order.order_id)
-        signing = asyncio.create_task(restored.executor.execute(order.order_id))
+        signing = asyncio.create_task(restored.executor.execute([order.order_id]))
         await connection.execute(UNTIL_WAITING.format(1), timeout=5)
         halting = asyncio.create_task(Signing(restored.store).halt())
         await connection.execute(UNTIL_WAITING.format(2), timeout=5)
@@ -395,8 +394,8 @@ async def test_what_was_signed_before_the_halt_and_lands_long_after_it_is_adopte
     lost.chain.validity = 150
     order = await pending(lost, "key")
     await restored.backup()
-    await lost.router.route(order.order_id)
-    await lost.executor.execute(order.order_id)
+    await lost.router.route([order.order_id])
+    await lost.executor.execute([order.order_id])
     [sent] = lost.chain.sent
     lost.chain.opens = lost.chain.height + 150
 
