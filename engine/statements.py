@@ -240,12 +240,12 @@ SELECT count(*) AS waiting
 """
 
 _DUE: Final = """
-     WHERE NOT settled AND status IN ({statuses}) AND next_check_at <= now() {only}
-     ORDER BY next_check_at"""
+     WHERE NOT settled AND status IN ({statuses}) AND next_check_at <= now() {only}"""
 # Rule R8: due orders are claimed by moving the time of their next look, each time further.
 _CLAIM: Final = f"""
 WITH due AS (
-    SELECT order_id FROM orders {_DUE} LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+    SELECT order_id FROM orders {_DUE}
+     ORDER BY next_check_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE orders o
        SET offers = least(o.offers + 1, 100),
@@ -265,7 +265,7 @@ _TO_OFFER: Final = {
     "only": f"AND ({_TRADING} <> 'halted' OR expire_time <= now())",
 }
 CLAIM_TO_OFFER: Final = _CLAIM.format(**_TO_OFFER)
-# Locks nothing and writes nothing, so it may be asked often.
+# Locks nothing, writes nothing, and ends with the first that is due.
 DUE_TO_OFFER: Final = f"SELECT FROM orders {_DUE} LIMIT 1".format(**_TO_OFFER)
 CLAIM_TO_SETTLE: Final = _CLAIM.format(statuses="'submitted', 'confirmed'", only="")
 CHECK_AFTER_JSON: Final = msgspec.json.encode(
