@@ -17,6 +17,7 @@ from engine.amm.kinds import KINDS
 from engine.amm.snapshot import dump
 from engine.amm.swap import Swap, SwapFailed
 from engine.fractions import PPM
+from engine.instructions.arrays import existing_arrays
 
 
 def _clmm_fee_ppm(state: raydium_clmm.Pool, now: int) -> int:
@@ -106,6 +107,11 @@ class Pool(msgspec.Struct, frozen=True, dict=True):
     def text(self) -> str:
         """The state as JSON, by the field names of the program's accounts."""
         return dump(self.state)
+
+    @cached_property
+    def arrays(self) -> tuple[int, ...]:
+        """The tick or bin arrays that exist, ascending; none where it has none."""
+        return existing_arrays(self.kind, self.state)
 
     def in_state(self, text: str, reserve_a: int, reserve_b: int) -> Pool:
         """This pool with a state read back from its text."""

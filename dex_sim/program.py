@@ -61,9 +61,7 @@ def parties_called(call: SwapCall, pool: Pool | None) -> Parties:
     """
     if pool is None or pool.kind != call.kind:
         raise _failed("no such pool")
-    arrays = ARRAYS_OF_KIND.get(call.kind)
-    existing = arrays.existing(pool.state) if arrays else ()
-    return _agreed(call.accounts, pool.facts, existing)
+    return _agreed(call.accounts, pool.facts, pool.arrays)
 
 
 def swap_of(call: SwapCall, facts: Facts, parties: Parties) -> Swap:
@@ -83,7 +81,9 @@ def swap_of(call: SwapCall, facts: Facts, parties: Parties) -> Swap:
 
 def require_arrays(parties: Parties, before: Pool, after: Pool) -> None:
     """Refuse a swap that goes through an array which its call does not name."""
-    needed = needed_arrays(parties.kind, before.state, after.state, parties.zero_for_one)
+    needed = needed_arrays(
+        parties.kind, before.arrays, before.state, after.state, parties.zero_for_one
+    )
     missing = set(needed).difference(parties.arrays)
     if missing:
         raise _failed(f"the swap goes through arrays that it does not name: {sorted(missing)}")

@@ -82,6 +82,25 @@ class Stream:
                 self.opaque[pair] = opaque
 
 
+@dataclass(slots=True)
+class Span:
+    """Amounts between which all swaps in one direction of a pool have the same hints."""
+
+    pool: Pool
+    now: int
+    least: int
+    most: int
+    hints: Hints
+
+    def has(self, pool: Pool, now: int, amount_in: int) -> bool:
+        """Whether this swap is one of them: a larger one goes through as many arrays or more."""
+        return self.of(pool, now) and self.least <= amount_in <= self.most
+
+    def of(self, pool: Pool, now: int) -> bool:
+        """Whether it tells of this very state at this time."""
+        return self.pool is pool and self.now == now
+
+
 class PoolBook:
     """Pools of many venues as one market; states are decoded when somebody wants them.
 
@@ -100,6 +119,8 @@ class PoolBook:
         self._market = Market(max_share_bps=max_pool_share_bps)
         self._of: frozenset[str] = frozenset()
         self._broken = False
+        # By venue, pool and mint paid; no more than pools have directions.
+        self._spans: dict[tuple[str, str, str], Span] = {}
         # What the market was last given for, if nothing was heard since.
         self._given: tuple[float, frozenset[str]] | None = None
 
@@ -133,6 +154,7 @@ class PoolBook:
         trusted = self.trusted()
         if trusted != self._of or self._broken:
             self._market = Market((), self._clocks(trusted), self._max_pool_share_bps)
+            self._spans.clear()
             self._of, self._broken = trusted, False
             for name in trusted:
                 self._streams[name].forget_what_was_read()
@@ -173,7 +195,18 @@ class PoolBook:
         """What the leg's swap is built from, if its pool is in the market last given and tells
         all of it."""
         pool = self._market.pools.get((leg.venue, leg.pool))
-        return None if pool is None else hints_of(pool, leg, self._market.clocks[pool.venue])
+        if pool is None:
+            return None
+        now, amount = self._market.clocks[pool.venue], leg.amount_in
+        span = self._spans.get((*pool.key, leg.mint_in))
+        if span is not None and span.has(pool, now, amount):
+            return span.hints
+        hints = hints_of(pool, leg, now)
+        if span is not None and span.of(pool, now) and span.hints == hints:
+            span.least, span.most = min(span.least, amount), max(span.most, amount)
+        elif hints is not None:
+            self._spans[*pool.key, leg.mint_in] = Span(pool, now, amount, amount, hints)
+        return hints
 
     async def _follow(self, name: str, venue: Venue) -> None:
         loop = asyncio.get_running_loop()

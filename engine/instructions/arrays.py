@@ -78,15 +78,24 @@ ARRAYS_OF_KIND: Final[Mapping[str, Arrays]] = {
 }
 
 
-def needed_arrays(kind: str, before: Any, after: Any, zero_for_one: bool) -> tuple[int, ...]:
-    """The arrays that a swap from one state to the other asks for, nearest first.
+def existing_arrays(kind: str, state: Any) -> tuple[int, ...]:
+    """All arrays of a pool in this state, ascending; none for kinds without arrays."""
+    arrays = ARRAYS_OF_KIND.get(kind)
+    return () if arrays is None else arrays.existing(state)
+
+
+def needed_arrays(
+    kind: str, existing: tuple[int, ...], before: Any, after: Any, zero_for_one: bool
+) -> tuple[int, ...]:
+    """Of the arrays that exist, those that a swap from one state to the other asks for, nearest
+    first.
 
     None for kinds without arrays.
     """
     arrays = ARRAYS_OF_KIND.get(kind)
     if arrays is None:
         return ()
-    ahead = _ahead(arrays, before, zero_for_one)
+    ahead = _ahead(arrays, existing, before, zero_for_one)
     return ahead[: _needed(arrays, ahead, after, zero_for_one)]
 
 
@@ -99,14 +108,14 @@ def named_arrays(kind: str, before: Any, after: Any | None, zero_for_one: bool) 
     arrays = ARRAYS_OF_KIND.get(kind)
     if arrays is None:
         return ()
-    ahead = _ahead(arrays, before, zero_for_one)
+    ahead = _ahead(arrays, arrays.existing(before), before, zero_for_one)
     if after is not None:
         ahead = ahead[: _needed(arrays, ahead, after, zero_for_one) + 1]
     return ahead[:MAX_ARRAYS]
 
 
-def _ahead(arrays: Arrays, state: Any, down: bool) -> tuple[int, ...]:
-    existing, first = arrays.existing(state), arrays.first(state)
+def _ahead(arrays: Arrays, existing: tuple[int, ...], state: Any, down: bool) -> tuple[int, ...]:
+    first = arrays.first(state)
     if down:
         return existing[: bisect_right(existing, first)][::-1]
     return existing[bisect_left(existing, first) :]

@@ -237,6 +237,13 @@ def lamports_worth(market: Market, mint: str, rules: Rules) -> int | None:
     """What WORTH_LAMPORTS are in this token: what they buy, by way of another if need be."""
     if mint == SOL:
         return WORTH_LAMPORTS
+    known, wanted = market.worked_out, ("lamports", mint, *rules.intermediates)
+    if wanted not in known:
+        known[wanted] = _lamports_bought(market, mint, rules)
+    return known[wanted]
+
+
+def _lamports_bought(market: Market, mint: str, rules: Rules) -> int | None:
     direct = market.offers(SOL, mint)
     if direct:
         return _bought(direct, WORTH_LAMPORTS) or None

@@ -107,6 +107,8 @@ class Market:
         # By pool and direction; and by mint paid and mint received, the best price first.
         self._offer: dict[tuple[Key, bool], Offer | None] = {}
         self._offers: dict[tuple[str, str], tuple[Offer, ...]] = {}
+        # What others worked out from these pools alone, to be looked up by what it is.
+        self.worked_out: dict[tuple[str, ...], int | None] = {}
 
     @property
     def venues(self) -> Collection[str]:

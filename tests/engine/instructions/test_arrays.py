@@ -7,7 +7,13 @@ from msgspec.structs import replace
 from solders.pubkey import Pubkey
 
 from engine.amm import meteora_dlmm, raydium_clmm
-from engine.instructions.arrays import ARRAYS_OF_KIND, MAX_ARRAYS, named_arrays, needed_arrays
+from engine.instructions.arrays import (
+    ARRAYS_OF_KIND,
+    MAX_ARRAYS,
+    existing_arrays,
+    named_arrays,
+    needed_arrays,
+)
 from engine.instructions.swap import PROGRAM_OF_KIND
 from tests import swaps
 
@@ -74,7 +80,8 @@ def test_tick_arrays_reach_to_the_next_initialized_tick(
 ) -> None:
     after = replace(CLMM, tick_current=ends_at)
 
-    assert needed_arrays("raydium_clmm", CLMM, after, zero_for_one) == needed
+    existing = existing_arrays("raydium_clmm", CLMM)
+    assert needed_arrays("raydium_clmm", existing, CLMM, after, zero_for_one) == needed
     assert named_arrays("raydium_clmm", CLMM, after, zero_for_one) == named
 
 
@@ -93,13 +100,15 @@ def test_bin_arrays_reach_to_the_bin_where_the_swap_ends(
 ) -> None:
     after = replace(DLMM, active_id=ends_at)
 
-    assert needed_arrays("meteora_dlmm", DLMM, after, zero_for_one) == needed
+    existing = existing_arrays("meteora_dlmm", DLMM)
+    assert needed_arrays("meteora_dlmm", existing, DLMM, after, zero_for_one) == needed
     assert named_arrays("meteora_dlmm", DLMM, after, zero_for_one) == named
 
 
 @pytest.mark.parametrize("kind", ["raydium_cpmm", "raydium_amm_v4", "meteora_damm_v2"])
 def test_other_kinds_have_no_arrays(kind: str) -> None:
-    assert needed_arrays(kind, object(), object(), True) == ()
+    assert existing_arrays(kind, object()) == ()
+    assert needed_arrays(kind, (), object(), object(), True) == ()
     assert named_arrays(kind, object(), object(), True) == ()
 
 

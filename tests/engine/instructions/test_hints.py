@@ -12,8 +12,9 @@ from dex_sim.pool import Pool as Simulated
 from dex_sim.program import arrays_to_name
 from engine.instructions.hints import hints_of
 from engine.instructions.swap import LAYOUTS
+from engine.pool_book import PoolBook
 from engine.route import Hints, Leg
-from engine.routing.market import Pool
+from engine.routing.market import Market, Pool
 
 NOW = 1_800_000_000
 OPENING = {f"{pool.kind} {pool.address}": pool for pool in opening_pools()}
@@ -100,3 +101,24 @@ def test_what_a_kind_does_not_need_is_not_among_its_hints(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["raydium_clmm", "meteora_dlmm"])
 def test_a_swap_that_the_pool_cannot_do_has_no_hints(kind: str) -> None:
     assert hints_of(told(FIRST[kind]), leg(FIRST[kind], 2**64 - 1), NOW) is None
+
+
+@both_ways
+@pytest.mark.parametrize("name", [name for name in OPENING if "clmm" in name or "dlmm" in name])
+def test_hints_that_a_book_remembers_are_those_of_the_amount_and_the_state(
+    name: str, zero_for_one: bool
+) -> None:
+    pool = OPENING[name]
+    book = PoolBook({}, max_slot_lag=0, max_pool_share_bps=10_000)
+    most = (pool.reserve_a if zero_for_one else pool.reserve_b) // 2
+    amounts = [max(1, most * part // 64) for part in (9, 1, 64, 5, 40, 2, 63, 24, 3, 16, 32, 0)]
+    swaps = [leg(pool, amount, zero_for_one=zero_for_one) for amount in amounts]
+    moved = pool.offer(swaps[0].mint_in, most, NOW).pool
+
+    # Both states in turn, and the same amounts again: what is remembered holds for its own alone.
+    for state in (pool, moved, pool):
+        streamed = told(pool, state=state.state)
+        book._market = Market([streamed], {pool.venue: NOW})
+        assert [book.hints(each) for each in swaps + swaps] == [
+            hints_of(streamed, each, NOW) for each in swaps + swaps
+        ]
