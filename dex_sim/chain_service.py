@@ -199,8 +199,8 @@ class ChainService(chain_pb2_grpc.ChainServiceServicer):
         node = self._node(self._draw("WatchSignatures"))
         if self._faults:
             reading = _occasion("GetTransactions", node.name, ())
-            sites = (Site.CALL, Site.CHOICE)
-            if any(fault.fits(reading) for site in sites for fault in self._faults.at(site)):
+            faults = [*self._faults.at(Site.CALL), *self._faults.at(Site.CHOICE)]
+            if any(fault.is_due and fault.fits(reading) for fault in faults):
                 return pb.WatchSignaturesResponse(signatures=signatures)
         return pb.WatchSignaturesResponse(
             signatures=signatures,

@@ -84,6 +84,11 @@ class Injected:
             and (not (fault.order_id or fault.attempt) or self._is_about(occasion.subjects()))
         )
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it may strike the next occasion that fits, and does not wait for a later one."""
+        return self.seen + 1 >= self.fault.nth
+
     def hits(self, occasion: Occasion) -> bool:
         """Whether it strikes now; an occasion that fits is counted, so ask once."""
         fault = self.fault

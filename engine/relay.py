@@ -110,24 +110,23 @@ class Relay:
         return (await self._store.save(transition)).order
 
     async def commit_each(self, transitions: Sequence[Transition]) -> list[Order | Exception]:
-        """As `commit`, of many orders, each on its own: StaleOrder, or what the database said of
-        its row, stands in its place. Raises StoreUnavailable."""
+        """As `commit`, of many orders, each on its own: StaleOrder, StoreUnavailable, or what the
+        database said of its row, stands in its place."""
         saving = self._store.begin_saves(transitions)
-        saved = await asyncio.gather(*saving, return_exceptions=True)
         results: list[Order | Exception] = []
-        for result in saved:
+        for result in await asyncio.gather(*saving, return_exceptions=True):
             if isinstance(result, Transition):
                 results.append(result.order)
-            elif isinstance(result, StoreUnavailable) or not isinstance(result, Exception):
-                raise result
-            else:
+            elif isinstance(result, Exception):
                 results.append(result)
+            else:
+                raise result
         return results
 
     async def commit_all(self, transitions: Sequence[Transition]) -> None:
         """As `commit_each`, leaving alone what somebody else moved meanwhile.
 
-        Raises what the database said of a row, once all are through.
+        Raises StoreUnavailable, and what the database said of a row, once all are through.
         """
         for result in await self.commit_each(transitions):
             if isinstance(result, Exception) and not isinstance(result, StaleOrder):
@@ -143,6 +142,8 @@ class Relay:
         what the database said of a row.
         """
         steps = [each.step for each in begun if each.step is not None]
+        if not steps:
+            return list(begun), await work
         announcing: list[asyncio.Task[list[Order | Exception]]] = []
         timer = asyncio.get_running_loop().call_later(
             ANNOUNCE_AFTER_SECONDS,
@@ -250,7 +251,7 @@ def _log(transition: Transition) -> None:
 
 @asynccontextmanager
 async def open_relay(store: Store, bus: Bus) -> AsyncIterator[Relay]:
-    """A relay of which, once it is left, all that was committed is told."""
+    """A relay that has CLOSE_SECONDS, once it is left, to tell what was committed."""
     relay = Relay(store, bus)
     try:
         yield relay

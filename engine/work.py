@@ -21,7 +21,8 @@ from engine.log import order_in_hand
 
 logger = structlog.get_logger()
 
-Handle = Callable[[Sequence[UUID]], Awaitable[None]]
+# Deals with orders, and returns those of several that are to be dealt with each by itself.
+Handle = Callable[[Sequence[UUID]], Awaitable[Sequence[UUID]]]
 
 PULL_SECONDS: Final = 15.0
 HEARTBEAT_SECONDS: Final = 1.0
@@ -204,15 +205,11 @@ class Worker:
         self._wake.set()
 
     async def _settle(self, message: Msg, order_ids: Sequence[UUID]) -> None:
-        try:
-            if not order_ids:
-                # Not ours; left alone it would come back for ever.
-                logger.warning("not a hint", queue=self._queue.value, bytes=len(message.data))
-            elif not await self._is_finished(order_ids):
-                return
-        finally:
-            self._in_hand -= len(order_ids)
-            self._wake.set()
+        if not order_ids:
+            # Not ours; left alone it would come back for ever.
+            logger.warning("not a hint", queue=self._queue.value, bytes=len(message.data))
+        elif not await self._is_finished(order_ids):
+            return
         with suppress(*ABSENT):
             await message.ack()
 
@@ -221,19 +218,31 @@ class Worker:
 
         One that cannot be handled fails alone: after a failure of several each is tried by itself.
         """
-        [*others, order_id] = order_ids
-        if not others:
-            order_in_hand.set(order_id)
+        are_several = len(order_ids) > 1
+        if not are_several:
+            order_in_hand.set(order_ids[0])
+        finished = True
+        left: Sequence[UUID] = ()
         try:
-            await self._handle(order_ids)
+            left = await self._handle(order_ids)
         except StoreUnavailable:
-            return False
+            finished = False
         except Exception:
-            if others:
-                return all(await asyncio.gather(*[self._is_finished([i]) for i in order_ids]))
-            logger.error("work failed", queue=self._queue.value, exc_info=True)
-            return False
-        return True
+            if are_several:
+                left = order_ids
+                logger.warning(
+                    "orders that failed together are tried one by one",
+                    queue=self._queue.value,
+                    exc_info=True,
+                )
+            else:
+                logger.error("work failed", queue=self._queue.value, exc_info=True)
+                finished = False
+        finally:
+            self._in_hand -= len(order_ids) - len(left)
+            self._wake.set()
+        rest = await asyncio.gather(*[self._is_finished([order_id]) for order_id in left])
+        return finished and all(rest)
 
 
 def _order_ids(data: bytes) -> list[UUID]:
@@ -251,7 +260,9 @@ async def working(
     """A worker that hands each hint's orders to `handle`, together; run its `pull`.
 
     Leaving waits for what was taken, at most the grace. `handle` must be safe to repeat and to
-    run twice at once: a queue is never the lock. What it raises makes the hint come again.
+    run twice at once: a queue is never the lock. What it raises makes the hint come again. Of
+    several orders it may leave some, which it then gets each by itself: a slow one takes its own
+    slot and no other's.
     """
     worker = Worker(bus, queue, handle, slots=slots)
     try:

@@ -21,7 +21,6 @@ from engine.failures import Failure
 from engine.instructions.swap import KINDS_OF_VENUE
 from engine.instructions.terms import Parties, SwapTerms
 from engine.lifecycle import Status
-from engine.log import order_in_hand
 from engine.order import Order, Transition
 from engine.relay import Begun, Relay
 from engine.route import Hints, Leg, Route
@@ -78,11 +77,11 @@ class Executor:
         # signatures. Losing one costs a moment, the settlement finds every order by itself.
         self.signed: dict[str, Order] = {}
 
-    async def execute(self, order_ids: Sequence[UUID]) -> None:
+    async def execute(self, order_ids: Sequence[UUID]) -> list[UUID]:
         """Take these orders' next step towards a signature, if they have one.
 
         Safe to repeat and to race: whoever loses an order's version signs nothing that is ever
-        sent. Those whose venues have to be asked hold up none of the others.
+        sent. Of several, those whose venues have to be asked are left, and returned.
         """
         expired: list[Transition] = []
         hinted: list[Order] = []
@@ -99,16 +98,17 @@ class Executor:
                 unrouted.append(order)
             else:
                 (hinted if _hints(order) else asking).append(order)
+        if hinted:
+            await self._sign(hinted)
+        if expired:
+            await self._relay.commit_all(expired)
         if unrouted:
             await self._relay.offer(unrouted)
-        done = await asyncio.gather(
-            self._relay.commit_all(expired),
-            self._sign(hinted),
-            *[self._sign([order]) for order in asking],
-            return_exceptions=True,
-        )
-        for failure in filter(None, done):
-            raise failure
+        if len(order_ids) > 1:
+            return [order.order_id for order in asking]
+        if asking:
+            await self._sign(asking)
+        return []
 
     async def send(self, attempts: Sequence[Attempt]) -> None:
         """Send the recorded bytes, once more or for the first time (R3).
@@ -122,10 +122,6 @@ class Executor:
 
     async def _sign(self, orders: Sequence[Order]) -> None:
         """Build, sign, record and send the swaps of routed orders, all together."""
-        if not orders:
-            return
-        if len(orders) == 1:
-            order_in_hand.set(orders[0].order_id)
         # Building changes nothing, so it need not wait for the commit that says we build.
         begun, tried = await self._relay.during([*map(_begun, orders)], self._tried(orders))
         steps = [
@@ -161,7 +157,7 @@ class Executor:
         try:
             blockhash = await self._blockhash.get()
         except Unanswered as error:
-            return [error] * len(orders)
+            return [each if isinstance(each, No) else error for each in told]
         drafts = [
             each if isinstance(each, No) else self._drafted(order, each, blockhash)
             for order, each in zip(orders, told, strict=True)

@@ -27,7 +27,6 @@ CLAIM_LIMIT: Final = 500
 LISTEN_AGAIN_SECONDS: Final = 0.5
 # Nothing has expired as far as anybody looked.
 NOT_ASKED: Final = HeightReading(0, 0)
-NOTHING_TOLD: Final[Mapping[str, TransactionReading | None]] = {}
 
 Reading = tuple[Order, Attempt, HeightReading, StatusReading, TransactionReading | None]
 
@@ -74,7 +73,10 @@ class Settlement:
         while True:
             try:
                 async for changed in self._chain.changes(self._executor.wallet, signed):
-                    self._hinted.update(changed)
+                    for signature, told in changed.items():
+                        # Another node may be behind the one that spoke before.
+                        if _settles(told) >= _settles(self._hinted.get(signature)):
+                            self._hinted[signature] = told
                     self._hint.set()
             except Unanswered as error:
                 logger.debug("no hints from the chain", error=str(error))
@@ -119,7 +121,7 @@ class Settlement:
         )
 
     async def settle_landed(
-        self, orders: Sequence[Order], told: Mapping[str, TransactionReading | None] = NOTHING_TOLD
+        self, orders: Sequence[Order], told: Mapping[str, TransactionReading | None]
     ) -> None:
         """As `settle`, but only of those whose transactions a node shows: in one reading, but for
         those of which enough was `told`, by signature.
@@ -233,6 +235,11 @@ class Settlement:
                 return order.resolve(*death(attempt, verdict, height, status))
             case _:
                 return None
+
+
+def _settles(told: TransactionReading | None) -> int:
+    """How settled what was told is; 0: nothing was."""
+    return 0 if told is None else told.commitment
 
 
 def death(

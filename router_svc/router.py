@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from uuid import UUID
 
 from engine.accounts import Accounts
 from engine.lifecycle import Status
-from engine.log import order_in_hand
 from engine.order import Order, Transition
 from engine.quoting import Quoter
 from engine.relay import Begun, Relay
@@ -35,11 +33,11 @@ class Router:
         self._switch = switch
         self._accounts = accounts
 
-    async def route(self, order_ids: Sequence[UUID]) -> None:
+    async def route(self, order_ids: Sequence[UUID]) -> list[UUID]:
         """Take these orders' next routing step, if they have one; safe to repeat and to race.
 
-        What somebody else moved meanwhile is theirs. Those whose venues have to be asked hold up
-        none of the others.
+        What somebody else moved meanwhile is theirs. Of several, those whose venues have to be
+        asked are left, and returned.
         """
         decided: list[Transition] = []
         asking: list[Order] = []
@@ -62,16 +60,17 @@ class Router:
                 else:
                     begun = _begun(order)
                     decided.append(begun.then(self._step(begun.order, decision)))
+        if decided:
+            await self._relay.commit_all(decided)
         if routed:
             await self._relay.offer(routed)
-        done = await asyncio.gather(
-            self._relay.commit_all(decided), *map(self._ask, asking), return_exceptions=True
-        )
-        for failure in filter(None, done):
-            raise failure
+        if len(order_ids) > 1:
+            return [order.order_id for order in asking]
+        for order in asking:
+            await self._ask(order)
+        return []
 
     async def _ask(self, order: Order) -> None:
-        order_in_hand.set(order.order_id)
         # Quotes change nothing, so they need not wait for the commit that says we ask for them.
         deciding = self._quoter.decide(
             order.request,
@@ -88,7 +87,9 @@ class Router:
 
     def _step(self, order: Order, decision: RouteDecision | NoOffer) -> Transition:
         if not isinstance(decision, NoOffer):
-            return order.choose_route(decision.on_record, self._quoter.hinted(decision))
+            # Only a first try goes by hints.
+            hinted = None if order.retries else self._quoter.hinted(decision)
+            return order.choose_route(decision.on_record, hinted)
         if decision.permanent:
             return order.fail(decision.failure, decision.decision)
         return order.retry_or_fail(decision.failure, decision.decision)

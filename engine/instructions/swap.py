@@ -43,8 +43,8 @@ class Layout:
     # How many there are before the arrays.
     fixed: int
     # Whether they follow from its market, or from its config, as well.
-    by_market: bool = False
-    by_config: bool = False
+    by_market: bool
+    by_config: bool
 
 
 LAYOUTS: Final[Mapping[str, Layout]] = {
@@ -59,6 +59,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         pays=4,
         receives=5,
         fixed=13,
+        by_market=False,
         by_config=True,
     ),
     # swap_base_in_v2
@@ -73,6 +74,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         receives=6,
         fixed=8,
         by_market=True,
+        by_config=False,
     ),
     # swap_v2, without a price limit, by the amount in
     "raydium_clmm": Layout(
@@ -85,6 +87,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         pays=3,
         receives=4,
         fixed=14,
+        by_market=False,
         by_config=True,
     ),
     # swap2, with an empty vector of remaining-account slices
@@ -98,6 +101,8 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         pays=4,
         receives=5,
         fixed=16,
+        by_market=False,
+        by_config=False,
     ),
     # swap2, exactly so much in
     "meteora_damm_v2": Layout(
@@ -110,6 +115,8 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         pays=2,
         receives=3,
         fixed=14,
+        by_market=False,
+        by_config=False,
     ),
 }
 

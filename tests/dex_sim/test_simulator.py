@@ -417,6 +417,20 @@ async def test_a_watcher_is_told_of_many_signatures_in_messages_that_are_never_t
     watch.cancel()
 
 
+async def test_a_fault_that_waits_for_a_later_reading_keeps_no_records_from_a_watcher(
+    desk: Desk,
+) -> None:
+    watch = desk.chain.WatchSignatures(chain_pb2.WatchSignaturesRequest(wallet=desk.wallet))
+    await watch.initial_metadata()
+    await desk.inject(call="GetTransactions", nth=2, fail={"code": "UNAVAILABLE"})
+    await desk.send(await desk.swap("raydium", ONE_SOL))
+
+    told = await anext(aiter(watch))
+
+    assert len(told.transactions) == len(told.signatures) == 1
+    watch.cancel()
+
+
 @pytest.mark.parametrize("fault", [{"fail": {"code": "UNAVAILABLE"}}, {"miscount": {"by": -1}}])
 async def test_a_watcher_is_told_no_records_while_a_fault_stands_before_them(
     desk: Desk, fault: dict[str, Any]

@@ -272,28 +272,20 @@ async def test_the_router_hands_the_hints_to_the_executor_with_the_order_alone(
 async def test_orders_of_a_hint_do_not_wait_for_the_one_whose_venue_is_asked(
     store: Store,
 ) -> None:
-    asked, let = asyncio.Event(), asyncio.Event()
-
-    class Slow(Asked):
-        async def quote(self, query: pb.QuoteQuery, timeout_seconds: float) -> pb.Quote:
-            asked.set()
-            await let.wait()
-            return await super().quote(query, timeout_seconds)
-
     told = [news(5, pool("a", config=3)), news(6)]
     quoter = quoting(store, {"raydium": Asked("raydium")}, *told)
-    quoter._venues = {"raydium": Asked("raydium"), "meteora": Slow("meteora")}
+    meteora = Asked("meteora")
+    quoter._venues = {"raydium": Asked("raydium"), "meteora": meteora}
     router = Router(store, Relay(store, Bus()), quoter, TradingSwitch(store), Accounts(store))
     local = (await store.add(builders.new_order(amount_in=1_000, venues=("raydium",)))).order
     remote = (await store.add(builders.new_order(amount_in=1_000, venues=("meteora",)))).order
 
-    async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as routing:
-        routing.create_task(router.route([remote.order_id, local.order_id]))
-        await asked.wait()
-        while (await read(store, local)).route is None:  # noqa: ASYNC110 - another task commits
-            await asyncio.sleep(0)
-        assert (await read(store, remote)).route is None
-        let.set()
+    left = await router.route([remote.order_id, local.order_id])
+
+    assert (left, meteora.times) == ([remote.order_id], 0)
+    assert (await read(store, local)).route is not None
+    assert (await read(store, remote)).route is None
+    assert await router.route(left) == []
     route = (await read(store, remote)).route
     assert route is not None
     assert route.venue == "meteora"

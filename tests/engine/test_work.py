@@ -65,10 +65,11 @@ class Hands:
 def each(handle: Callable[[UUID], Awaitable[None]]) -> Handle:
     """Handles all orders of a hint at once, each by itself."""
 
-    async def together(order_ids: Sequence[UUID]) -> None:
+    async def together(order_ids: Sequence[UUID]) -> Sequence[UUID]:
         done = await asyncio.gather(*map(handle, order_ids), return_exceptions=True)
         for failure in filter(None, done):
             raise failure
+        return ()
 
     return together
 
@@ -271,11 +272,11 @@ async def test_of_orders_that_fail_together_one_that_cannot_be_handled_fails_alo
     good, bad, other = uuid4(), uuid4(), uuid4()
     parties: list[Sequence[UUID]] = []
 
-    async def handle(order_ids: Sequence[UUID]) -> None:
+    async def handle(order_ids: Sequence[UUID]) -> Sequence[UUID]:
         parties.append(order_ids)
         if bad in order_ids:
             raise ValueError("a bug")
-        await each(hands)(order_ids)
+        return await each(hands)(order_ids)
 
     await bus.ensure()
     async with (
@@ -289,6 +290,32 @@ async def test_of_orders_that_fail_together_one_that_cannot_be_handled_fails_alo
         pull.cancel()
 
     assert parties == [[good, bad, other], [good], [bad], [other]]
+
+
+async def test_orders_that_a_handler_leaves_take_slots_of_their_own_alone(bus: Bus) -> None:
+    hands = Hands(holding=True)
+    quick, slow, other = uuid4(), uuid4(), uuid4()
+
+    async def handle(order_ids: Sequence[UUID]) -> Sequence[UUID]:
+        if order_ids == [quick, slow]:
+            return [slow]
+        return await each(hands)(order_ids)
+
+    await bus.ensure()
+    async with (
+        working(bus, Queue.ROUTE, handle, slots=2) as worker,
+        asyncio.TaskGroup() as pulling,
+    ):
+        pull = pulling.create_task(worker.pull())
+        await bus.publish(Queue.ROUTE.hints([quick, slow]))
+        await hands.have(lambda h: h.held == {slow})
+        # With two slots, one of which the quick one gave back.
+        await bus.publish(Queue.ROUTE.hints([other]))
+        await hands.have(lambda h: h.held == {slow, other})
+        await consumer_is(bus, lambda info: info.num_ack_pending == 2)
+        await hands.let_go()
+        await consumer_is(bus, all_acked)
+        pull.cancel()
 
 
 @pytest.mark.parametrize("junk", [b"", b"x", b"not sixteen bytes", bytes(17), bytes(16 * 17)])

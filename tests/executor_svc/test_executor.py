@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 import pytest
 from msgspec.structs import replace
@@ -18,12 +19,12 @@ from solders.transaction import VersionedTransaction
 from engine import relay
 from engine.attempt import Leftover, Resolution
 from engine.chain import Blockhash, No
-from engine.errors import Refused, StaleOrder
+from engine.errors import Refused, StaleOrder, StoreUnavailable
 from engine.instructions import raydium
 from engine.instructions.swap import KIND_OF_PROGRAM, LAYOUTS, VENUE_OF_KIND, swap_instruction
 from engine.instructions.terms import SwapTerms
 from engine.lifecycle import EventType, Status
-from engine.order import Order
+from engine.order import Order, Transition
 from engine.programs import RAYDIUM_CPMM
 from engine.route import Leg
 from engine.trading import TradingState, TradingSwitch
@@ -80,7 +81,7 @@ async def test_a_route_of_several_swaps_is_one_transaction_and_one_fill(
     order = await desk.along(*legs)
     await desk.executor.execute([order.order_id])
     desk.chain.advance(4)
-    await desk.settlement.settle_landed([await read(desk.store, order)])
+    await desk.settlement.settle_landed([await read(desk.store, order)], {})
 
     order = await read(desk.store, order)
     assert (order.status, order.settled, len(desk.chain.sent)) == (Status.CONFIRMED, True, 1)
@@ -470,27 +471,56 @@ async def test_orders_of_a_hint_are_simulated_recorded_and_sent_together_each_on
     assert desk.chain.sent == [order.attempts[0].transaction for order in (orders[0], orders[3])]
 
 
-async def test_a_venue_that_is_slow_to_build_holds_up_no_order_with_hints(desk: Desk) -> None:
+async def test_a_venue_that_has_to_build_holds_up_no_order_with_hints(desk: Desk) -> None:
     desk.venue = slow = SlowVenue("raydium", "raydium_cpmm")
     desk.again()
     asking = await desk.along(leg("raydium_cpmm", "SOL USDC", 1_500_000_000, FLOOR))
     ready = await desk.along(hinted(SPLIT[0]), hinted(SPLIT[1]))
-    sent = asyncio.Event()
-    send = desk.chain.send
 
-    async def send_and_tell(transactions: Sequence[bytes]) -> list[No | None]:
-        sent.set()
-        return await send(transactions)
+    async with asyncio.timeout(10):
+        left = await desk.executor.execute([asking.order_id, ready.order_id])
 
-    desk.chain.send = send_and_tell  # type: ignore[method-assign]
-    async with asyncio.timeout(10), asyncio.TaskGroup() as executing:
-        executing.create_task(desk.executor.execute([asking.order_id, ready.order_id]))
-        await slow.asked.wait()
-        await sent.wait()
-        assert (await read(desk.store, ready)).status is Status.SUBMITTED
-        assert (await read(desk.store, asking)).attempts == ()
-        slow.let.set()
+    assert left == [asking.order_id]
+    assert not slow.asked.is_set()
+    assert (await read(desk.store, ready)).status is Status.SUBMITTED
+    assert (await read(desk.store, asking)).attempts == ()
+    slow.let.set()
+    assert await desk.executor.execute(left) == []
     assert (await read(desk.store, asking)).status is Status.SUBMITTED
+
+
+async def test_a_refusal_stands_though_the_chain_gives_no_blockhash(desk: Desk) -> None:
+    unknown = await desk.along(replace(hinted(SPLIT[0]), venue="elsewhere"), hinted(SPLIT[1]))
+    known = await desk.along(hinted(SPLIT[0]), hinted(SPLIT[1]))
+    desk.chain.away = True
+
+    await desk.executor.execute([unknown.order_id, known.order_id])
+
+    failures = [(await read(desk.store, order)).failure for order in (unknown, known)]
+    assert [failure and failure.reason for failure in failures] == [
+        "VENUE_UNKNOWN",
+        "CHAIN_UNAVAILABLE",
+    ]
+    assert (await read(desk.store, unknown)).status is Status.FAILED
+
+
+async def test_what_is_on_record_is_sent_though_the_database_went_away_for_others_of_the_hint(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = [await desk.along(hinted(SPLIT[0]), hinted(SPLIT[1])) for _ in range(2)]
+    commit_each = desk.relay.commit_each
+
+    async def commit_one(transitions: Sequence[Transition]) -> list[Order | Exception]:
+        return [*await commit_each(transitions[:1]), StoreUnavailable("away")]
+
+    monkeypatch.setattr(desk.relay, "commit_each", commit_one)
+    with pytest.raises(StoreUnavailable):
+        await desk.executor.execute([order.order_id for order in orders])
+
+    [attempt] = (await read(desk.store, orders[0])).attempts
+    assert desk.chain.sent == [attempt.transaction]
+    assert list(desk.executor.signed) == [attempt.signature]
+    assert (await read(desk.store, orders[1])).attempts == ()
 
 
 class SlowVenue(FakeVenue):
@@ -507,7 +537,7 @@ class SlowVenue(FakeVenue):
         return await super().build(swap)
 
 
-async def two_building(desk: Desk) -> tuple[SlowVenue, SlowVenue, list[asyncio.Task[None]]]:
+async def two_building(desk: Desk) -> tuple[SlowVenue, SlowVenue, list[asyncio.Task[list[UUID]]]]:
     """Two venues that build, each for an order of its own, and the tasks that execute them."""
     desk.venue = raydium = SlowVenue("raydium", "raydium_cpmm")
     desk.other = meteora = SlowVenue("meteora", "meteora_damm_v2")

@@ -267,6 +267,30 @@ async def test_whatever_else_a_hint_tells_is_read_before_it_counts(
     assert (await desk.types(order))[-1] is EventType.SWAP_FINALIZED
 
 
+async def test_of_two_hints_the_one_of_the_node_that_is_further_counts(desk: Desk) -> None:
+    order = await desk.submitted()
+    desk.chain.advance(4)
+    [signature] = [attempt.signature for attempt in order.attempts]
+    [final] = await desk.chain.transactions([signature])
+    assert final is not None
+    behind = replace(final, commitment=Commitment.PROCESSED)
+    read_again = forbid_reading(desk)
+
+    async def say(wallet: str, wanted: object) -> AsyncIterator[Any]:
+        for told in (behind, final, behind, None):
+            yield {signature: told}
+
+    desk.chain.changes = say  # type: ignore[method-assign]
+    listening = asyncio.create_task(desk.settlement.listen())
+    await until(desk, order, lambda _: desk.settlement._hint.is_set())
+    settling = asyncio.create_task(desk.settlement.settle_hinted())
+    settled = await until(desk, order, lambda order: order.settled)
+    for task in (listening, settling):
+        task.cancel()
+
+    assert (settled.status, read_again) == (Status.CONFIRMED, [])
+
+
 async def test_a_failure_that_a_hint_tells_of_ends_no_attempt(desk: Desk) -> None:
     desk.chain.reverts = "SLIPPAGE_EXCEEDED: below the floor"
     order = await desk.submitted()
@@ -288,7 +312,7 @@ async def test_what_is_final_at_first_sight_is_settled_with_the_commit_that_conf
     order = await desk.submitted()
     desk.chain.advance(4)
 
-    await desk.settlement.settle_landed([await read(desk.store, order)])
+    await desk.settlement.settle_landed([await read(desk.store, order)], {})
 
     order = await read(desk.store, order)
     assert (order.status, order.settled, order.sequence) == (Status.CONFIRMED, True, 7)
@@ -322,7 +346,7 @@ async def test_an_order_whose_row_is_refused_holds_up_no_other(desk: Desk) -> No
     # The chain tells of less than the floor, which the record does not take.
     desk.chain.landed[bad.attempts[0].signature].bonus = -(10**6)
 
-    await desk.settlement.settle_landed([bad, good])
+    await desk.settlement.settle_landed([bad, good], {})
 
     assert (await read(desk.store, good)).settled
     assert (await read(desk.store, bad)).status is Status.SUBMITTED
@@ -335,7 +359,7 @@ async def test_an_absent_transaction_proves_nothing_to_those_who_read_only_what_
     order = await desk.submitted()
     desk.chain.advance(20)
 
-    await desk.settlement.settle_landed([await read(desk.store, order)])
+    await desk.settlement.settle_landed([await read(desk.store, order)], {})
 
     order = await read(desk.store, order)
     assert (order.status, order.sequence) == (Status.SUBMITTED, 5)
