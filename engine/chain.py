@@ -219,6 +219,12 @@ class ChainClient:
         return [_status(response, status) for status in response.statuses]
 
     async def transactions(self, signatures: Sequence[str]) -> list[TransactionReading | None]:
+        records: list[TransactionReading | None] = []
+        for first in range(0, len(signatures), BATCH_LIMIT):
+            records += await self._transactions(signatures[first : first + BATCH_LIMIT])
+        return records
+
+    async def _transactions(self, signatures: Sequence[str]) -> list[TransactionReading | None]:
         try:
             response = await self._stub.GetTransactions(
                 pb.GetTransactionsRequest(signatures=signatures), timeout=CALL_SECONDS

@@ -135,8 +135,10 @@ class Executor:
         for (_, attempt), order in zip(steps, results, strict=True):
             if isinstance(order, Order) and isinstance(attempt, Attempt):
                 recorded.append(attempt)
-                if len(self.signed) < MAX_SIGNED:
-                    self.signed[attempt.signature] = order
+                self.signed[attempt.signature] = order
+        while len(self.signed) > MAX_SIGNED:
+            # The oldest was most likely settled by another executor.
+            del self.signed[next(iter(self.signed))]
         if recorded:
             await self.send(recorded)
         failures = [result for result in results if isinstance(result, Exception)]

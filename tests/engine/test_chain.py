@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.message import Message
 
 from engine import chain as chain_module
+from engine import chain as engine_chain
 from engine.chain import (
     Blockhash,
     Chain,
@@ -452,6 +453,25 @@ async def test_a_refusal_keeps_its_words_and_only_missing_funds_are_permanent(
         await CALLS[call](chain)
 
     assert (refused.value.reason, refused.value.permanent) == (name, permanent)
+
+
+async def test_more_transactions_than_one_call_takes_are_read_with_several(
+    script: ScriptedChain, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_chain, "BATCH_LIMIT", 2)
+
+    async def by_name(request: pb.GetTransactionsRequest, context: Context) -> Message:
+        records = [pb.TransactionRecord(found=True, slot=int(s)) for s in request.signatures]
+        return pb.GetTransactionsResponse(transactions=records)
+
+    script.answering = by_name
+
+    records = await chain.transactions(["1", "2", "3", "4", "5"])
+
+    assert [record and record.slot for record in records] == [1, 2, 3, 4, 5]
+    assert script.asked == [
+        pb.GetTransactionsRequest(signatures=some) for some in (["1", "2"], ["3", "4"], ["5"])
+    ]
 
 
 async def test_what_is_sent_at_once_goes_together_and_each_has_its_own_answer(

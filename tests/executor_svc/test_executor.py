@@ -489,6 +489,15 @@ async def test_a_venue_that_has_to_build_holds_up_no_order_with_hints(desk: Desk
     assert (await read(desk.store, asking)).status is Status.SUBMITTED
 
 
+async def test_of_more_signatures_than_are_remembered_the_oldest_are_forgotten(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "MAX_SIGNED", 2)
+    orders = [await desk.submitted() for _ in range(3)]
+
+    assert list(desk.executor.signed) == [order.attempts[0].signature for order in orders[1:]]
+
+
 async def test_a_refusal_stands_though_the_chain_gives_no_blockhash(desk: Desk) -> None:
     unknown = await desk.along(replace(hinted(SPLIT[0]), venue="elsewhere"), hinted(SPLIT[1]))
     known = await desk.along(hinted(SPLIT[0]), hinted(SPLIT[1]))
