@@ -12,7 +12,7 @@ from engine.v1 import venue_pb2 as pb
 from oee.conformance import arithmetic, builds, pools, quotes
 from oee.conformance.check import Outcome, examine
 from oee.conformance.suite import VENUE_CHECKS
-from oee.conformance.venue import Venue
+from oee.conformance.venue import TRIES, Venue
 from tests.oee.conformance.conftest import LISTEN_SECONDS, KeptBack, Mistake, World, Wrong, failed
 
 MEMO = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr"
@@ -203,20 +203,21 @@ def all_liquidity_refused(request: pb.QuoteRequest, response: pb.QuoteResponse) 
             result.refusal.reason = pb.REFUSAL_REASON_NO_POOL
 
 
-class Generous:
-    """Pays the largest amount there is for the largest amount there is, in a pool it quoted."""
+LARGEST = 2**64 - 1
 
-    def __init__(self) -> None:
-        self._quoted: dict[tuple[str, str], pb.Quote] = {}
 
-    def __call__(self, request: pb.QuoteRequest, response: pb.QuoteResponse) -> None:
-        for query, result in zip(request.queries, response.results, strict=True):
-            pair = query.mint_in, query.mint_out
-            if query.amount_in == 2**64 - 1:
-                result.quote.CopyFrom(self._quoted[pair])
-                result.quote.amount_out = 2**64 - 1
-            elif result.HasField("quote"):
-                self._quoted[pair] = pb.Quote.FromString(result.quote.SerializeToString())
+def little_for_the_largest(request: pb.QuoteRequest) -> None:
+    """What nobody can pay is quoted as if it were little."""
+    for query in request.queries:
+        if query.amount_in == LARGEST:
+            query.amount_in = 1_000_000
+
+
+def the_largest_for_the_largest(request: pb.QuoteRequest, response: pb.QuoteResponse) -> None:
+    """And promised in full."""
+    for query, result in zip(request.queries, response.results, strict=True):
+        if query.amount_in == LARGEST and result.HasField("quote"):
+            result.quote.amount_in = result.quote.amount_out = LARGEST
 
 
 # What is wrong, the checks that must fail, and a word of what they say.
@@ -379,7 +380,7 @@ WRONG = {
         "a quote",
     ),
     "more than the pool has": Mistake(
-        Wrong("Quote", Generous()),
+        Wrong("Quote", the_largest_for_the_largest, little_for_the_largest),
         "too-much-is-not-promised",
         "that the pool holds",
     ),
@@ -537,6 +538,35 @@ async def test_a_venue_that_is_wrong_fails_the_check_that_says_so(
 
 def test_every_check_has_a_venue_that_breaks_it() -> None:
     assert {mistake.check for mistake in WRONG.values()} == {check.name for check in QUICK}
+
+
+class MovedOn:
+    """The first so many promises of too much are of a later slot than what was listed."""
+
+    def __init__(self, promises: int) -> None:
+        self._left = promises
+
+    def __call__(self, request: pb.QuoteRequest, response: pb.QuoteResponse) -> None:
+        the_largest_for_the_largest(request, response)
+        for result in response.results:
+            if result.quote.amount_out == LARGEST and self._left:
+                self._left -= 1
+                result.quote.slot += 1_000
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(
+    ("promises", "outcome"), [(1, Outcome.FAILED), (TRIES, Outcome.NOT_CHECKED)]
+)
+async def test_a_promise_of_another_state_than_the_listed_one_is_asked_for_again(
+    promises: int, outcome: Outcome, still_world: World
+) -> None:
+    venue = await still_world.wrong_venue(Wrong("Quote", MovedOn(promises), little_for_the_largest))
+    [check] = [check for check in quotes.CHECKS if check.name == "too-much-is-not-promised"]
+
+    [finding] = [finding async for finding in examine(venue, [check])]
+
+    assert finding.outcome is outcome, finding
 
 
 TOLD = "what-pools-tell-builds-the-same"
