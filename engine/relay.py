@@ -1,4 +1,4 @@
-"""What follows a commit: the next work offered, the event announced, and again if it stands."""
+"""What follows a commit: the event announced, the next work offered, and again if it stands."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from engine.store import Store
 logger = structlog.get_logger()
 
 Result = TypeVar("Result")
+# What one statement committed.
+Commit = Sequence[Transition]
 
 RECONCILE_SECONDS: Final = 0.2
 RECONCILE_LIMIT: Final = 500
@@ -58,13 +60,13 @@ HANDED_OVER: Final = {
 }
 
 
-# Events are composed so many turns of the event loop after their commit. Whoever waited for it goes
-# on in the first; what they send, batched and in a call of its own, has left the process with the
-# third.
+# Events that no other service waits for are composed so many turns of the event loop after their
+# commit. Whoever waited for it goes on in the first; what they send, batched and in a call of its
+# own, has left the process with the third.
 TURNS_FIRST: Final = 4
-# Commits that are announced together, and how many may wait to be.
-ANNOUNCED_TOGETHER: Final = 10
-UNANNOUNCED: Final = 1000
+# Commits that are told together, and how many may wait to be.
+TOLD_TOGETHER: Final = 10
+UNTOLD: Final = 1000
 CLOSE_SECONDS: Final = 2.0
 
 
@@ -82,25 +84,22 @@ class Begun(msgspec.Struct, frozen=True):
 class Relay:
     """Commits transitions and tells the others: what a batch committed is told together.
 
-    Whoever takes the next step hears of it first, then whoever waits for the commit goes on, and
-    only then it is announced what happened: one commit after the other.
+    One commit after the other, and what happened before the hint at what follows it: who hears of
+    the next step, from another service, has heard of this one.
     """
 
     def __init__(self, store: Store, bus: Bus) -> None:
         self._store = store
         self._bus = bus
-        self._hinting: set[asyncio.Task[None]] = set()
-        self._announcements: Batcher[Sequence[Transition], None] = Batcher(
-            self._announce, limit=ANNOUNCED_TOGETHER, in_flight=1, waiting=UNANNOUNCED
+        self._telling: Batcher[Commit, None] = Batcher(
+            self._tell, limit=TOLD_TOGETHER, in_flight=1, waiting=UNTOLD
         )
-        store.on_commit(self._tell)
+        store.on_commit(self._have_told)
 
     async def close(self) -> None:
         """Wait until what was submitted is committed, and what was committed is told."""
         await self._store.close()
-        await self._announcements.close()
-        if self._hinting:
-            await asyncio.wait(set(self._hinting))
+        await self._telling.close()
 
     async def commit(self, transition: Transition) -> Order:
         """Store the transition, and announce its events; returns the order as stored.
@@ -169,31 +168,24 @@ class Relay:
             due = [order.order_id for order in orders if next_queue(order) is queue]
             await self._bus.publish(queue.hints(due))
 
-    def _tell(self, committed: Sequence[Transition]) -> None:
-        """Hint at what is to be done next, and have it announced what was committed."""
-        handed_over: dict[Queue, list[UUID]] = {}
-        for transition in committed:
-            queue = HANDED_OVER.get(transition.events[-1].type)
-            if queue is not None:
-                handed_over.setdefault(queue, []).append(transition.order.order_id)
-        if handed_over:
-            hints = [hint for queue, ids in handed_over.items() for hint in queue.hints(ids)]
-            task = asyncio.create_task(self._bus.publish(hints))
-            self._hinting.add(task)
-            task.add_done_callback(self._hinting.discard)
+    def _have_told(self, committed: Commit) -> None:
         try:
-            self._announcements.begin([committed])
+            self._telling.begin([committed])
         except Overloaded:
+            # What is on record is found there: by watches that miss it, by the reconciler.
             logger.warning("not announced: too many wait", orders=len(committed))
 
-    async def _announce(self, commits: Sequence[Sequence[Transition]]) -> list[None]:
-        """Log and publish the events of some commits, oldest first."""
-        for _ in range(TURNS_FIRST):
-            await asyncio.sleep(0)
+    async def _tell(self, commits: Sequence[Commit]) -> list[None]:
+        """Log and publish the events of some commits, oldest first, and what is to be done next."""
+        transitions = list(chain.from_iterable(commits))
+        hints = _hints(transitions)
+        if not hints:
+            for _ in range(TURNS_FIRST):
+                await asyncio.sleep(0)
         messages: list[tuple[str, bytes]] = []
         announced: list[bytes] = []
         logged = logger.is_enabled_for(logging.INFO)
-        for transition in chain.from_iterable(commits):
+        for transition in transitions:
             if logged:
                 _log(transition)
             events = self._encoded(transition)
@@ -201,7 +193,7 @@ class Relay:
             messages += [(subject, event) for event in events]
             announced += events
         messages += [(EVENTS_SUBJECT, batch) for batch in wire.batches(announced)]
-        await self._bus.publish(messages)
+        await self._bus.publish(messages + hints)
         return [None] * len(commits)
 
     def _encoded(self, transition: Transition) -> list[bytes]:
@@ -237,6 +229,16 @@ def _announced(committed: Order | Exception) -> Begun | None:
     if isinstance(committed, StaleOrder):
         return None
     raise committed
+
+
+def _hints(committed: Commit) -> list[tuple[str, bytes]]:
+    """Hints at what another service does next."""
+    handed_over: dict[Queue, list[UUID]] = {}
+    for transition in committed:
+        queue = HANDED_OVER.get(transition.events[-1].type)
+        if queue is not None:
+            handed_over.setdefault(queue, []).append(transition.order.order_id)
+    return [hint for queue, order_ids in handed_over.items() for hint in queue.hints(order_ids)]
 
 
 def _log(transition: Transition) -> None:
