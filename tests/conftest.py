@@ -1,4 +1,4 @@
-"""Real servers for tests: one PostgreSQL a session, a schema of its own a test."""
+"""Real servers for tests: one PostgreSQL a session, a database of its own a test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -47,7 +50,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _clusters_are_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _folders_may_be_entered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For root, PostgreSQL runs as somebody else. Where that user may not enter, its data go to the
+    disk; pytest's folders are closed to others."""
+    make = tmp_path_factory.mktemp
+    folder = tmp_path_factory.getbasetemp()
+    while folder.name.startswith(("popen-", "pytest-")):
+        folder.chmod(0o711)
+        folder = folder.parent
+
+    def open_to_all(basename: str, numbered: bool = True) -> Path:
+        made = make(basename, numbered)
+        made.chmod(0o711)
+        return made
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tmp_path_factory, "mktemp", open_to_all)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clusters_are_made_once(
+    tmp_path_factory: pytest.TempPathFactory, _folders_may_be_entered: None
+) -> Iterator[None]:
     """initdb makes the first cluster of a session; those that this process starts later are
     copies of it, for a fifth of the time."""
     model = tmp_path_factory.mktemp("cluster") / "model"
@@ -92,16 +117,38 @@ async def own_postgres(tmp_path: Path) -> AsyncIterator[Postgres]:
     await asyncio.to_thread(server.wipe)
 
 
+@pytest.fixture(scope="session")
+def migrated(postgres: Postgres) -> str:
+    """The name of a migrated database, which others are copied from and nobody connects to."""
+    asyncio.run(_execute(postgres.dsn, "CREATE DATABASE migrated"))
+    asyncio.run(migrate(_named(postgres, "migrated")))
+    return "migrated"
+
+
+# A copy of a database halts itself; this one is nobody's original.
+AT_HOME: Final = """
+UPDATE signing SET database = (SELECT oid FROM pg_database WHERE datname = current_database());
+UPDATE signing SET home = signing_home();
+UPDATE event_log SET home = signing_home();
+"""
+
+
+@asynccontextmanager
+async def new_database(postgres: Postgres, migrated: str) -> AsyncIterator[str]:
+    """The DSN of a migrated database of one's own; a copy takes a fraction of migrating anew."""
+    name = f"test_{next(_numbers)}"
+    own = _named(postgres, name)
+    await _execute(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {migrated} STRATEGY FILE_COPY")
+    await _execute(own, AT_HOME)
+    yield own
+    await _execute(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
-async def dsn(postgres: Postgres) -> str:
-    """A migrated schema of the test's own."""
-    schema = f"test_{next(_numbers)}"
-    connection = await asyncpg.connect(postgres.dsn, timeout=10)
-    await connection.execute(f"CREATE SCHEMA {schema}")
-    await connection.close()
-    own = f"{postgres.dsn}&search_path={schema}"
-    await migrate(own)
-    return own
+async def dsn(postgres: Postgres, migrated: str) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    async with new_database(postgres, migrated) as own:
+        yield own
 
 
 @pytest.fixture
@@ -127,3 +174,15 @@ async def bus(nats: Nats) -> AsyncIterator[Bus]:
         if not opened.connected:
             await asyncio.wait_for(connected.wait(), 10)
         yield opened
+
+
+def _named(postgres: Postgres, database: str) -> str:
+    return urlsplit(postgres.dsn)._replace(path=f"/{database}").geturl()
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

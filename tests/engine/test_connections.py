@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from structlog.testing import capture_logs
@@ -96,7 +96,7 @@ def _pass_on(inside: ssl.SSLSocket, server: socket.socket) -> None:
 
 @contextmanager
 def door(dsn: str, files: Files) -> Iterator[Door]:
-    """A door in front of the test's schema."""
+    """A door in front of the test's database."""
     [directory] = parse_qs(urlsplit(dsn).query)["host"]
     opened = Door(f"{directory}/.s.PGSQL.5432", files)
     try:
@@ -106,10 +106,9 @@ def door(dsn: str, files: Files) -> Iterator[Door]:
 
 
 def through(opened: Door, dsn: str, **settings: object) -> str:
-    """The DSN of the same schema behind the door, with a password that nobody must repeat."""
-    [schema] = parse_qs(urlsplit(dsn).query)["search_path"]
-    query = "".join(f"&{name}={quote(str(value))}" for name, value in settings.items())
-    return f"postgresql://oee:swordfish@{HOST}:{opened.port}/oee?search_path={schema}{query}"
+    """The DSN of the same database behind the door, with a password that nobody must repeat."""
+    query = urlencode(settings)
+    return f"postgresql://oee:swordfish@{HOST}:{opened.port}{urlsplit(dsn).path}?{query}"
 
 
 async def test_orders_are_kept_and_schemas_migrated_over_verified_tls(

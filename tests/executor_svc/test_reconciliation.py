@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from io import BytesIO
 from typing import Any, Final
 
 import asyncpg
@@ -16,7 +18,6 @@ from engine.chain import HeightReading
 from engine.connections import Query
 from engine.errors import ClientOrderIdReused, StaleOrder, Unanswered
 from engine.lifecycle import EventType, Status
-from engine.migrate import migrate
 from engine.order import Order
 from engine.route import Route, RouteDecision
 from engine.signing import Signing
@@ -25,6 +26,7 @@ from executor_svc import reconciliation, transaction
 from executor_svc.reconciliation import Reconciliation, Report
 from oee.postgres import Postgres
 from tests import builders
+from tests.conftest import new_database
 from tests.engine.test_store import execute, read
 from tests.executor_svc.desk import FLOOR, WALLET, Desk
 from tests.executor_svc.test_executor import TWO_HOPS
@@ -73,20 +75,22 @@ class LostDesk(Desk):
 class Restored(Desk):
     """A desk on a copy of another desk's database; both swap on one chain with one wallet."""
 
-    def __init__(self, lost: LostDesk, store: Store, schemas: tuple[str, str]) -> None:
+    def __init__(self, lost: LostDesk, store: Store, dsn: str) -> None:
         super().__init__(store)
-        self._schemas = schemas
-        self.schema = schemas[1]
+        self.dsn = dsn
+        self._lost = lost
         self.chain = lost.chain
         self.venue = lost.venue
         self.again()
 
     async def backup(self) -> None:
         """Make this database what the other one is now."""
-        source, copy = self._schemas
         for table in TABLES:
-            await execute(self.store, f"DELETE FROM {copy}.{table}")
-            await execute(self.store, f"INSERT INTO {copy}.{table} SELECT * FROM {source}.{table}")
+            rows = BytesIO()
+            copied = {"table_name": table, "format": "binary"}
+            await self._lost.store.ask(partial(_out, rows, copied))
+            rows.seek(0)
+            await self.store.ask(partial(_in, rows, copied))
 
     async def reconcile(self) -> Report:
         return await Reconciliation(self.store, self.chain, str(WALLET.pubkey())).run()
@@ -104,6 +108,17 @@ class Restored(Desk):
         return [event.sequence for event in events]
 
 
+async def _out(rows: BytesIO, copied: Any, connection: Any) -> list[asyncpg.Record]:
+    await connection.copy_from_table(**copied, output=rows)
+    return []
+
+
+async def _in(rows: BytesIO, copied: Any, connection: Any) -> list[asyncpg.Record]:
+    await connection.execute(f"DELETE FROM {copied['table_name']}")
+    await connection.copy_to_table(**copied, source=rows)
+    return []
+
+
 @pytest.fixture
 def lost(store: Store) -> LostDesk:
     return LostDesk(store)
@@ -111,18 +126,11 @@ def lost(store: Store) -> LostDesk:
 
 @pytest.fixture
 async def restored(
-    postgres: Postgres, dsn: str, lost: LostDesk, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, migrated: str, lost: LostDesk, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Restored]:
     monkeypatch.setattr(reconciliation, "POLL_SECONDS", 0.001)
-    source = dsn.rpartition("=")[2]
-    copy = f"{source}_restored"
-    connection = await asyncpg.connect(postgres.dsn, timeout=10)
-    await connection.execute(f"CREATE SCHEMA {copy}")
-    await connection.close()
-    own = f"{postgres.dsn}&search_path={copy}"
-    await migrate(own)
-    async with open_store(own) as store:
-        yield Restored(lost, store, (source, copy))
+    async with new_database(postgres, migrated) as own, open_store(own) as store:
+        yield Restored(lost, store, own)
 
 
 async def pending(desk: Desk, key: str) -> Order:
@@ -370,11 +378,11 @@ async def test_while_signing_is_halted_no_order_ends_and_everything_else_goes_on
 
 
 async def test_the_halt_waits_for_a_signature_that_is_being_recorded(
-    restored: Restored, postgres: Postgres
+    restored: Restored,
 ) -> None:
     order = await building(restored, "key")
-    row = f"SELECT FROM {restored.schema}.orders WHERE order_id = $1 FOR UPDATE"
-    connection = await asyncpg.connect(postgres.dsn, timeout=10)
+    row = "SELECT FROM orders WHERE order_id = $1 FOR UPDATE"
+    connection = await asyncpg.connect(restored.dsn, timeout=10)
     async with connection.transaction():
         await connection.execute(row, order.order_id)
         signing = asyncio.create_task(restored.executor.execute([order.order_id]))

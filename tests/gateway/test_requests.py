@@ -7,16 +7,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-import asyncpg
 import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from engine.migrate import migrate
 from engine.v1 import orders_pb2 as pb
 from oee.postgres import Postgres
 from tests import builders
+from tests.conftest import new_database
 from tests.gateway.running import NO_NATS, Gateway, refusal, running, stored, swap, violations
 
 # Every request here is refused, so one gateway serves them all.
@@ -34,13 +33,9 @@ YEAR_10000 = Timestamp(seconds=253_402_300_800)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def dsn(postgres: Postgres) -> str:
-    server = await asyncpg.connect(postgres.dsn)
-    await server.execute("CREATE SCHEMA refused")
-    await server.close()
-    own = f"{postgres.dsn}&search_path=refused"
-    await migrate(own)
-    return own
+async def dsn(postgres: Postgres, migrated: str) -> AsyncIterator[str]:
+    async with new_database(postgres, migrated) as own:
+        yield own
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -277,9 +277,10 @@ async def test_an_order_accepted_here_just_now_is_watched_without_reading_anythi
 ) -> None:
     await _started(_watch(gateway, await _accept(store)), bus)  # so that events are heard
     order = await _submitted(gateway, store)
-    first = asyncio.create_task(_rest(_replay(gateway, order)))
+    first = _replay(gateway, order)
+    accepted = (await _next(aiter(first))).event  # which the gateway announces, the others we do
     await _finish(relay, await _lead(relay, order, Status.SUBMITTED))
-    whole = await first
+    whole = [accepted, *await _rest(first)]
 
     connection = await asyncpg.connect(dsn, timeout=10)
     try:

@@ -676,7 +676,7 @@ async def test_states_that_are_told_are_held_against_the_quotes(world: World) ->
 
     found = [finding async for finding in examine(venue, arithmetic.CHECKS)]
 
-    assert [finding.outcome for finding in found] == [Outcome.OK, Outcome.OK]
+    assert [finding for finding in found if finding.outcome is not Outcome.OK] == []
 
 
 @pytest.mark.asyncio(loop_scope="module")
