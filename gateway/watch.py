@@ -31,6 +31,8 @@ READ_WATCHES: Final = 500
 READ_EVENTS: Final = 5000
 # Interest in a subject takes a moment to spread through a cluster of NATS servers.
 SECOND_LOOK_SECONDS: Final = 0.25
+# Who submits one order at a time, or many at once, watches nothing for moments.
+LINGER_SECONDS: Final = 2.0
 
 
 class Watch:
@@ -124,7 +126,10 @@ class WatchHub:
         self._wake = asyncio.Event()
         self._draining = False
         self._recheck_at = 0.0
+        self._listening = False
         self._listening_since = 0.0
+        self._idle_since = 0.0
+        self._leaving: asyncio.TimerHandle | None = None
         bus.on_connect(self._recheck_now)
         store.on_commit(self._expect)
 
@@ -152,7 +157,8 @@ class WatchHub:
         self._watches.setdefault(order_id, set()).add(watch)
         self._count += 1
         try:
-            if self._count == 1:
+            if not self._listening:
+                self._listening = True
                 self._listening_since = asyncio.get_running_loop().time()
                 await self._announcements.join(self._hear)
             if heard is None:
@@ -169,8 +175,7 @@ class WatchHub:
             if not watches:
                 del self._watches[order_id]
             if not self._count:
-                self._fresh.clear()
-                await self._announcements.leave(self._hear)
+                self._leave_later()
 
     def drain(self) -> None:
         """End every watch, now and from now on, so that its reader resumes elsewhere."""
@@ -186,6 +191,10 @@ class WatchHub:
                 async with asyncio.timeout(max(0, self._recheck_at - loop.time())):
                     await self._wake.wait()
             self._wake.clear()
+            if self._listening and self._idle_seconds() >= LINGER_SECONDS:
+                self._listening = False
+                self._fresh.clear()
+                await self._announcements.leave(self._hear)
             if loop.time() >= self._recheck_at:
                 self._recheck_at = loop.time() + self._recheck_seconds * random.uniform(0.8, 1.2)
                 self._mark(chain.from_iterable(self._watches.values()))
@@ -234,13 +243,32 @@ class WatchHub:
 
     def _expect(self, committed: Sequence[Transition]) -> None:
         """Keep what is heard of orders accepted here, while anything is heard."""
-        if not self._count:
+        if not self._listening:
             return
         for transition in committed:
             if transition.order.sequence == 1:
                 self._fresh[str(transition.order.order_id)] = Life(transition.order)
         while len(self._fresh) > FRESH_ORDERS:
             self._fresh.popitem(last=False)
+
+    def _idle_seconds(self) -> float:
+        """For how long there has been no watch."""
+        return 0.0 if self._count else asyncio.get_running_loop().time() - self._idle_since
+
+    def _leave_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._idle_since = loop.time()
+        if self._leaving is None:
+            self._leaving = loop.call_later(LINGER_SECONDS, self._leave)
+
+    def _leave(self) -> None:
+        """Have `follow` listen no more, if there was no watch since `_leave_later`."""
+        self._leaving = None
+        left = LINGER_SECONDS - self._idle_seconds()
+        if left <= 0:
+            self._wake.set()
+        elif not self._count:
+            self._leaving = asyncio.get_running_loop().call_later(left, self._leave)
 
     def _look_soon(self, watch: Watch) -> None:
         """Read what happened before the watch was heard for."""

@@ -8,6 +8,7 @@ from engine import answers
 from engine.bus import Bus
 from engine.relay import Relay
 from engine.store import open_store
+from gateway import watch
 from oee.nats import Nats
 from tests.gateway.running import Gateway, running
 
@@ -30,3 +31,8 @@ async def relay(dsn: str, bus: Bus) -> AsyncIterator[Relay]:
     """What routers and executors move orders with; what `store` commits nobody hears of."""
     async with open_store(dsn) as theirs:
         yield Relay(theirs, bus)
+
+
+@pytest.fixture(autouse=True)
+def _who_watches_nothing_soon_listens_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LINGER_SECONDS", 0.2)

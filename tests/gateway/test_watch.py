@@ -29,6 +29,7 @@ from engine.relay import Relay
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
 from engine.v1.orders_pb2_grpc import OrderServiceStub
+from gateway import watch as module
 from oee.nats import Nats
 from oee.ports import HOST, free_ports
 from tests import builders
@@ -272,6 +273,18 @@ async def _submitted(gateway: Gateway, store: Store) -> Order:
     return found
 
 
+@asynccontextmanager
+async def _nothing_read(dsn: str) -> AsyncIterator[None]:
+    """Whoever reads orders or events meanwhile waits until it is over."""
+    connection = await asyncpg.connect(dsn, timeout=10)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE orders, order_events IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        await connection.close()
+
+
 async def test_an_order_accepted_here_just_now_is_watched_without_reading_anything(
     gateway: Gateway, dsn: str, store: Store, bus: Bus, relay: Relay
 ) -> None:
@@ -282,15 +295,29 @@ async def test_an_order_accepted_here_just_now_is_watched_without_reading_anythi
     await _finish(relay, await _lead(relay, order, Status.SUBMITTED))
     whole = [accepted, *await _rest(first)]
 
-    connection = await asyncpg.connect(dsn, timeout=10)
-    try:
-        async with connection.transaction():
-            await connection.execute("LOCK TABLE orders, order_events IN ACCESS EXCLUSIVE MODE")
-            for after in (0, 3, LIFE):
-                watch = _watch(gateway, order, after_sequence=after, until_settled=True)
-                assert await _rest(watch) == whole[after:]
-    finally:
-        await connection.close()
+    async with _nothing_read(dsn):
+        for after in (0, 3, LIFE):
+            watch = _watch(gateway, order, after_sequence=after, until_settled=True)
+            assert await _rest(watch) == whole[after:]
+
+
+async def test_so_is_one_that_was_accepted_a_moment_after_the_last_watch_ended(
+    gateway: Gateway,
+    dsn: str,
+    store: Store,
+    bus: Bus,
+    relay: Relay,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LINGER_SECONDS", PATIENCE_SECONDS)
+    earlier = await _accept(store)
+    watch = await _started(_replay(gateway, earlier), bus)
+    await _finish(relay, await _lead(relay, earlier, Status.SUBMITTED))
+    await _rest(watch)
+
+    order = await _submitted(gateway, store)
+    async with _nothing_read(dsn):
+        assert (await _next(aiter(_replay(gateway, order)))).event.sequence == 1
 
 
 async def test_an_order_accepted_here_of_which_a_message_got_lost_is_read(
