@@ -59,9 +59,9 @@ demo: $(RUNTIME)
 up: $(RUNTIME)
 	@$(BIN)/python -m oee up
 
-# Most tests wait for something: three files at a time keep two cores busy. tests/conftest.py says
+# Most tests wait for something: four files at a time keep two cores busy. tests/conftest.py says
 # which go first.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder --quiet
+SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder --quiet
 
 test: $(DEV)
 	@started=$$(date +%s); \

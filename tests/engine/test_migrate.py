@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -156,6 +159,29 @@ def put(shelf: Path, *, before: str = "9999") -> None:
             (shelf / name).write_text((SCRIPTS / name).read_text())
 
 
+# How each script's SHA-256 begins. A database that has a script is not given its
+# later wording: what has to be otherwise is a further script, with a further line here.
+RELEASED: Final = {
+    "0001_orders.sql": "6455c1d24bbd5e96",
+    "0002_restore.sql": "288282968746ba83",
+    "0003_batches.sql": "2b04288209549500",
+    "0004_accounts.sql": "f29038b6f9469970",
+    "0005_legs.sql": "8cab815b080c6ac4",
+    "0006_adopted_tokens.sql": "c3e1be380943fe71",
+    "0007_amounts_as_digits.sql": "14a8ff7bee44dd07",
+    "0008_lighter_rows.sql": "686303fd125a72c3",
+    "0009_facts_as_written.sql": "9783b52b5f6485e2",
+    "0010_written_rows.sql": "3acc3b51c480ab9f",
+    "0011_copy_in_the_same_server.sql": "c5e60e9f90b7abe8",
+}
+
+
+def test_a_released_script_stays_as_it_is() -> None:
+    found = {name: sha256((SCRIPTS / name).read_bytes()).hexdigest()[:16] for name in SHIPPED}
+
+    assert found == RELEASED
+
+
 async def types(dsn: str) -> set[tuple[str, int, str]]:
     """The types of rows, each with its identity and all its attributes."""
     found = await ask(
@@ -291,3 +317,35 @@ async def test_orders_from_before_legs_go_on_where_they_stood(aged: Store) -> No
         order = await keyed(aged, key)
         assert order.settled
         assert [attempt.resolution for attempt in order.attempts] == [Resolution.LANDED]
+
+
+async def test_a_copy_in_the_same_server_may_not_sign_and_its_original_goes_on(dsn: str) -> None:
+    """CREATE DATABASE ... TEMPLATE copies the oids of tables as well."""
+    server = urlsplit(dsn)._replace(path="/oee").geturl()
+    original = urlsplit(dsn).path.removeprefix("/")
+    copy = f"{original}_copy"
+    await ask(server, f"CREATE DATABASE {copy} TEMPLATE {original}")
+    try:
+        allowed = "SELECT coalesce(signing_allowed(), false) AS allowed"
+        [there] = await ask(urlsplit(dsn)._replace(path=f"/{copy}").geturl(), allowed)
+        [here] = await ask(dsn, allowed)
+    finally:
+        await ask(server, f"DROP DATABASE {copy}")
+
+    assert (here["allowed"], there["allowed"]) == (True, False)
+
+
+async def test_to_tell_copies_apart_moves_no_home_and_breaks_no_resume_token(
+    empty: str, shelf: Path
+) -> None:
+    put(shelf, before="0011")
+    await migrate(empty)
+    homes = "SELECT s.home AS signs_at, l.home AS logs_at FROM signing s, event_log l"
+    before = await ask(empty, homes)
+
+    put(shelf)
+    await migrate(empty)
+
+    assert await ask(empty, homes) == before
+    [row] = await ask(empty, "SELECT signing_home() AS home, signing_allowed() AS allowed")
+    assert (row["home"], row["allowed"]) == (before[0]["signs_at"], True)
