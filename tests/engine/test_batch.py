@@ -394,6 +394,7 @@ async def test_a_call_that_ends_takes_nobody_along_who_waits_for_others(
     assert await answers(under_way) == [1, 4, 9]
     await queued(1)
     assert press.batches == [[0], [1, 2, 3]]
+    assert batcher._active == 1, "one waits for company, not two"
     assert await answers(waiting + submit(batcher, 5, 6)) == [16, 25, 36]
     assert press.batches[2:] == [[4, 5, 6]]
 
