@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.errors import Overloaded, StoreUnavailable
-from engine.scheduling import Crowding
 from engine.store import Store
 
 LOOK_SECONDS: Final = 0.25
@@ -50,14 +49,11 @@ class Admission:
     """
 
     def __init__(
-        self,
-        store: Store,
-        max_waiting_orders: int,
-        crowding: Callable[[], float] | None = None,
+        self, store: Store, max_waiting_orders: int, crowding: Callable[[], float]
     ) -> None:
-        """`crowding` is what Crowding.share tells, of this process unless told otherwise."""
+        """`crowding` is as Crowding.share."""
         self._store = store
-        self._crowding = crowding or Crowding().share
+        self._crowding = crowding
         self._limit = max_waiting_orders
         self._waiting = 0
         self._since = 0

@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
+from math import inf
 from typing import Final
 from uuid import UUID
 
@@ -129,7 +130,6 @@ class WatchHub:
         self._listening = False
         self._listening_since = 0.0
         self._idle_since = 0.0
-        self._leaving: asyncio.TimerHandle | None = None
         bus.on_connect(self._recheck_now)
         store.on_commit(self._expect)
 
@@ -175,7 +175,8 @@ class WatchHub:
             if not watches:
                 del self._watches[order_id]
             if not self._count:
-                self._leave_later()
+                self._idle_since = asyncio.get_running_loop().time()
+                self._wake.set()
 
     def drain(self) -> None:
         """End every watch, now and from now on, so that its reader resumes elsewhere."""
@@ -188,10 +189,10 @@ class WatchHub:
         loop = asyncio.get_running_loop()
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(0, self._recheck_at - loop.time())):
+                async with asyncio.timeout_at(min(self._recheck_at, self._leave_at)):
                     await self._wake.wait()
             self._wake.clear()
-            if self._listening and self._idle_seconds() >= LINGER_SECONDS:
+            if loop.time() >= self._leave_at:
                 self._listening = False
                 self._fresh.clear()
                 await self._announcements.leave(self._hear)
@@ -251,24 +252,10 @@ class WatchHub:
         while len(self._fresh) > FRESH_ORDERS:
             self._fresh.popitem(last=False)
 
-    def _idle_seconds(self) -> float:
-        """For how long there has been no watch."""
-        return 0.0 if self._count else asyncio.get_running_loop().time() - self._idle_since
-
-    def _leave_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._idle_since = loop.time()
-        if self._leaving is None:
-            self._leaving = loop.call_later(LINGER_SECONDS, self._leave)
-
-    def _leave(self) -> None:
-        """Have `follow` listen no more, if there was no watch since `_leave_later`."""
-        self._leaving = None
-        left = LINGER_SECONDS - self._idle_seconds()
-        if left <= 0:
-            self._wake.set()
-        elif not self._count:
-            self._leaving = asyncio.get_running_loop().call_later(left, self._leave)
+    @property
+    def _leave_at(self) -> float:
+        """When to listen no more, unless somebody watches again before."""
+        return self._idle_since + LINGER_SECONDS if self._listening and not self._count else inf
 
     def _look_soon(self, watch: Watch) -> None:
         """Read what happened before the watch was heard for."""

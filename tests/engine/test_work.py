@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -75,16 +75,12 @@ def each(handle: Callable[[UUID], Awaitable[None]]) -> Handle:
 
 
 @asynccontextmanager
-async def at_work(
-    bus: Bus,
-    handle: Callable[[UUID], Awaitable[None]],
-    *,
-    slots: int = 4,
-    grace_seconds: float = 10,
+async def at_work_on_groups(
+    bus: Bus, handle: Handle, *, slots: int, grace_seconds: float = 10
 ) -> AsyncIterator[Worker]:
     """A worker on the route queue, pulling; leaving stops the pull and drains, as services do."""
     async with working(
-        bus, Queue.ROUTE, each(handle), slots=slots, grace_seconds=grace_seconds
+        bus, Queue.ROUTE, handle, slots=slots, grace_seconds=grace_seconds
     ) as worker:
         pulling = asyncio.create_task(worker.pull())
         try:
@@ -92,6 +88,17 @@ async def at_work(
         finally:
             pulling.cancel()
             await asyncio.wait({pulling})
+
+
+def at_work(
+    bus: Bus,
+    handle: Callable[[UUID], Awaitable[None]],
+    *,
+    slots: int = 4,
+    grace_seconds: float = 10,
+) -> AbstractAsyncContextManager[Worker]:
+    """The same, of orders one by one."""
+    return at_work_on_groups(bus, each(handle), slots=slots, grace_seconds=grace_seconds)
 
 
 async def offer(bus: Bus, count: int = 1) -> set[UUID]:
@@ -279,15 +286,10 @@ async def test_of_orders_that_fail_together_one_that_cannot_be_handled_fails_alo
         return await each(hands)(order_ids)
 
     await bus.ensure()
-    async with (
-        working(bus, Queue.ROUTE, handle, slots=20) as worker,
-        asyncio.TaskGroup() as pulling,
-    ):
-        pull = pulling.create_task(worker.pull())
+    async with at_work_on_groups(bus, handle, slots=20):
         await bus.publish(Queue.ROUTE.hints([good, bad, other]))
         await hands.have(lambda h: set(h.taken) == {good, other})
         await consumer_is(bus, lambda info: (info.num_pending, info.num_ack_pending) == (0, 1))
-        pull.cancel()
 
     assert parties == [[good, bad, other], [good], [bad], [other]]
 
@@ -302,11 +304,7 @@ async def test_orders_that_a_handler_leaves_take_slots_of_their_own_alone(bus: B
         return await each(hands)(order_ids)
 
     await bus.ensure()
-    async with (
-        working(bus, Queue.ROUTE, handle, slots=2) as worker,
-        asyncio.TaskGroup() as pulling,
-    ):
-        pull = pulling.create_task(worker.pull())
+    async with at_work_on_groups(bus, handle, slots=2):
         await bus.publish(Queue.ROUTE.hints([quick, slow]))
         await hands.have(lambda h: h.held == {slow})
         # With two slots, one of which the quick one gave back.
@@ -315,7 +313,6 @@ async def test_orders_that_a_handler_leaves_take_slots_of_their_own_alone(bus: B
         await consumer_is(bus, lambda info: info.num_ack_pending == 2)
         await hands.let_go()
         await consumer_is(bus, all_acked)
-        pull.cancel()
 
 
 @pytest.mark.parametrize("junk", [b"", b"x", b"not sixteen bytes", bytes(17), bytes(16 * 17)])
