@@ -19,8 +19,8 @@ logger = structlog.get_logger()
 
 ERROR_DOMAIN: Final = "engine"
 INTERNAL_MESSAGE: Final = "internal error; it is in the server's log"
-# A stopping grpc.aio server cancels calls that have arrived and not begun. So for a while before
-# it stops it refuses them in words; who was refused comes back later than that, see ShuttingDown.
+# A stopping server first refuses new calls in words for a while, so that clients learn of it; who
+# was refused comes back later than that, see ShuttingDown.
 REFUSE_SECONDS: Final = 0.3
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import structlog
@@ -35,6 +35,8 @@ class Material:
 
     pair: tuple[bytes, bytes] | None
     ca: bytes | None
+    # The same for a server, which with a CA wants a certificate of every client.
+    context: ssl.SSLContext = field(compare=False, repr=False)
 
 
 def read(files: Files) -> Material:
@@ -59,7 +61,10 @@ def read(files: Files) -> Material:
             context.load_verify_locations(cafile=files.ca_file)
         except (ssl.SSLError, OSError):
             raise StartupError(f"TLS: {files.ca_file} must hold PEM certificates of CAs") from None
-    return Material(pair, ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    return Material(pair, ca, context)
 
 
 def _contents(path: Path) -> bytes:

@@ -19,16 +19,3 @@ class Limits:
     max_connection_age_grace_seconds: float = 300
     # How long a connection may be silent before a ping asks whether anybody is there.
     keepalive_seconds: float = 30
-
-    def options(self) -> list[tuple[str, int]]:
-        """The same as gRPC's channel arguments."""
-        return [
-            ("grpc.max_receive_message_length", self.max_message_bytes),
-            ("grpc.max_concurrent_streams", self.max_concurrent_streams),
-            ("grpc.max_connection_age_ms", round(self.max_connection_age_seconds * 1000)),
-            (
-                "grpc.max_connection_age_grace_ms",
-                round(self.max_connection_age_grace_seconds * 1000),
-            ),
-            ("grpc.keepalive_time_ms", round(self.keepalive_seconds * 1000)),
-        ]

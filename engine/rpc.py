@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final, Protocol
@@ -13,23 +13,16 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from engine import answers, errors
 from engine.certificates import Files
+from engine.grpc_server.server import GrpcServer
 from engine.limits import Limits
-from engine.tls import server_credentials
+from engine.tls import server_contexts
 
 logger = structlog.get_logger()
-
-# What may wait to be taken up, of all connections. At gRPC's default, 1,000, calls that come in a
-# burst are cancelled by lot.
-MAX_WAITING_CALLS: Final = 4 * Limits().max_concurrent_streams
-# A connection that has not begun to speak HTTP/2 by then is closed.
-HANDSHAKE_SECONDS: Final = 10.0
-# A connection whose ping is not answered by then is closed, and what runs on it ends.
-PING_ANSWER_SECONDS: Final = 10.0
 
 
 class Stay:
@@ -85,26 +78,18 @@ class OpenDoor:
         yield Stay()
 
 
-class _Edge(grpc.aio.ServerInterceptor):
+class _Edge:
     """The RPC edge: callers are let in or not, engine errors become statuses, anything else is
     logged and INTERNAL."""
 
     def __init__(self, door: Door) -> None:
         self.draining = False
         self._door = door
-        # The handlers by method, as they are here.
-        self._made: dict[str, Any] = {}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        details: grpc.HandlerCallDetails,
-    ) -> Any:
-        if (made := self._made.get(details.method)) is not None:
-            return made
-        handler = await continuation(details)
+    def around(self, method: str, handler: Any) -> Any:
+        """The method's handler behind this edge."""
         # Health and reflection are not ours to translate, and health is asked while draining.
-        if handler is None or details.method.startswith("/grpc."):
+        if method.startswith("/grpc."):
             return handler
         # Bytes are read in here, so that those nobody can read are refused like any wrong field.
         read = partial(_read, handler.request_deserializer)
@@ -116,39 +101,37 @@ class _Edge(grpc.aio.ServerInterceptor):
             async def streaming(sent: Any, context: Any) -> AsyncIterator[Any]:
                 try:
                     self._refuse_if_draining()
-                    async with self._door.stay(details.method, context) as stay:
+                    async with self._door.stay(method, context) as stay:
                         async for response in stream(read(sent), context):
                             stay.sending = True
                             yield response
                             stay.sending = False
                             stay.check()
                 except Exception as error:  # noqa: BLE001 - the RPC edge
-                    await _abort(context, details.method, error)
+                    await _abort(context, method, error)
 
             make = (
                 grpc.stream_stream_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            made = make(streaming, None, handler.response_serializer)
-            return self._made.setdefault(details.method, made)
+            return make(streaming, None, handler.response_serializer)
         single = handler.stream_unary or handler.unary_unary
 
         async def answering(sent: Any, context: Any) -> Any:
             try:
                 self._refuse_if_draining()
-                await self._door.enter(details.method, context)
+                await self._door.enter(method, context)
                 return await single(read(sent), context)
             except Exception as error:  # noqa: BLE001 - the RPC edge
-                await _abort(context, details.method, error)
+                await _abort(context, method, error)
 
         make = (
             grpc.stream_unary_rpc_method_handler
             if handler.request_streaming
             else grpc.unary_unary_rpc_method_handler
         )
-        made = make(answering, None, handler.response_serializer)
-        return self._made.setdefault(details.method, made)
+        return make(answering, None, handler.response_serializer)
 
     def _refuse_if_draining(self) -> None:
         if self.draining:
@@ -221,7 +204,7 @@ OPEN_DOOR: Final = OpenDoor()
 @asynccontextmanager
 async def serving(
     address: str,
-    services: Mapping[str, Callable[[grpc.aio.Server], None]],
+    services: Mapping[str, Callable[[Any], None]],
     *,
     tls: Files | None = None,
     limits: Limits = Limits(),  # noqa: B008 - immutable
@@ -244,38 +227,23 @@ async def serving(
     Raises StartupError when the address cannot be bound or the files are no use.
     """
     edge = _Edge(door)
-    server = grpc.aio.server(
-        interceptors=[edge],
-        options=[
-            ("grpc.so_reuseport", int(share_port)),
-            *limits.options(),
-            ("grpc.server.max_pending_requests", MAX_WAITING_CALLS),
-            ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING_CALLS),
-            ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000)),
-            ("grpc.keepalive_timeout_ms", int(PING_ANSWER_SECONDS * 1000)),
-            # Also of the pings that gRPC sends of its own with data: no other is sent meanwhile.
-            ("grpc.http2.ping_timeout_ms", int(PING_ANSWER_SECONDS * 1000)),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
-    )
+    server = GrpcServer(limits, edge.around)
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     for add in services.values():
         add(server)
     names = (*services, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+        reflection.aio.ReflectionServicer(names), server
+    )
     try:
-        port = (
-            server.add_secure_port(address, server_credentials(tls))
-            if tls
-            else server.add_insecure_port(address)
+        port = server.listen(
+            address, share_port=share_port, tls=server_contexts(tls) if tls else None
         )
-    except RuntimeError:
+    except OSError:
         raise errors.StartupError(
             f"{address} cannot be bound: it is taken or not ours; choose another address"
         ) from None
-    await server.start()
     started = Server(port, health, tuple(services), parts)
     await started.report(serving=True)
     logger.info("serving", address=address, port=port, tls=bool(tls))

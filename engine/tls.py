@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Final, Self
@@ -15,8 +16,8 @@ from engine.errors import StartupError
 CHECK_SECONDS: Final = 1.0
 
 
-def server_credentials(files: Files) -> grpc.ServerCredentials:
-    """Credentials that look at the files for every new connection; running calls keep theirs.
+def server_contexts(files: Files) -> Callable[[], ssl.SSLContext]:
+    """Looks at the files for every new connection; running calls keep theirs.
 
     Raises StartupError when the files are no use to begin with.
     """
@@ -24,17 +25,11 @@ def server_credentials(files: Files) -> grpc.ServerCredentials:
         raise StartupError("TLS: TLS_CERTIFICATE_FILE and TLS_KEY_FILE must both be set")
     reloading = Reloading(files)
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        material = reloading.material
-        pairs = [material.pair] if material.pair else []
-        return grpc.ssl_server_certificate_configuration(pairs, material.ca)
+    def newest() -> ssl.SSLContext:
+        reloading.refresh()
+        return reloading.material.context
 
-    def newer() -> Any:  # the stubs do not know that None means: as before
-        return configuration() if reloading.refresh() else None
-
-    return grpc.dynamic_ssl_server_credentials(
-        configuration(), newer, require_client_authentication=files.ca_file is not None
-    )
+    return newest
 
 
 def channel_credentials(material: Material) -> grpc.ChannelCredentials:

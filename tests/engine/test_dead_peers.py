@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 import pytest
 
-from engine import channel, rpc
+from engine import channel
 from engine.channel import open_channel
+from engine.grpc_server import lifetime
 from engine.limits import Limits
 from engine.rpc import serving
 from engine.v1 import venue_pb2 as pb
@@ -115,7 +116,7 @@ async def test_a_stream_whose_server_vanished_ends_as_unavailable(
 
 
 async def test_a_stream_whose_client_vanished_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rpc, "PING_ANSWER_SECONDS", 1)
+    monkeypatch.setattr(lifetime, "PING_ANSWER_SECONDS", 1)
     quiet = Quiet()
 
     async with watching(quiet, Limits(keepalive_seconds=1)) as (_, cable):

@@ -23,7 +23,8 @@ from engine.bus import Bus, open_bus
 from engine.certificates import Files, read
 from engine.channel import open_channel
 from engine.errors import StartupError
-from engine.native_log import Handshakes
+from engine.handshakes import Handshakes
+from engine.native_log import handshake_in
 from engine.rpc import serving
 from engine.store import open_store
 from oee.client import Client, connect
@@ -144,17 +145,35 @@ def test_files_that_are_no_use_are_named_and_not_quoted(
 
 def test_a_reason_that_repeats_is_told_once_in_a_while() -> None:
     handshakes = Handshakes()
-    message = (
-        "Handshake failed with error SSL_ERROR_SSL: error:100000c0:SSL routines:OPENSSL_internal:"
-        "PEER_DID_NOT_RETURN_A_CERTIFICATE: Invalid certificate verification context"
-    )
     with capture_logs() as logs:
-        assert [handshakes.tell(message) for _ in range(3)] == [True, True, True]
-        assert not handshakes.tell("a connection ended")
+        for _ in range(3):
+            handshakes.tell("PEER_DID_NOT_RETURN_A_CERTIFICATE")
 
     [told] = logs
     assert told["why"] == "the client sent no certificate"
     assert told["reason"] == "PEER_DID_NOT_RETURN_A_CERTIFICATE"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (
+            "Handshake failed with error SSL_ERROR_SSL: error:100000c0:SSL routines:"
+            "OPENSSL_internal:WRONG_VERSION_NUMBER: Invalid certificate verification context",
+            ("WRONG_VERSION_NUMBER", None),
+        ),
+        (
+            "Handshake failed with error SSL_ERROR_SSL: error:1000007d:SSL routines:"
+            "OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: certificate has expired",
+            ("CERTIFICATE_VERIFY_FAILED", "certificate has expired"),
+        ),
+        ("a connection ended", None),
+    ],
+)
+def test_a_client_s_failed_handshakes_are_read_from_what_grpc_writes(
+    line: str, found: tuple[str, str | None] | None
+) -> None:
+    assert handshake_in(line) == found
 
 
 # ── the real gateway, as a process ────────────────────────────────────────────────────────────
