@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
 from engine.errors import Overloaded
@@ -17,8 +17,7 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Hands items to `flush` in batches; each caller gets its own item's result.
 
-    A lone item goes at once, unless `gather_seconds` are set (anew at any time): then fewer than
-    `undivided` wait until so long after the last call began. While calls of `flush` are under
+    A lone item goes at once: nothing ever waits for company. While calls of `flush` are under
     way the next item waits until one is back, or for `patience_seconds` at most; then another
     call begins, up to `in_flight` of them. Each has at most `limit` items and at most one item a
     `key`. Many more than `undivided` go in equal parts of about that size, so that whoever goes on
@@ -43,10 +42,6 @@ class Batcher(Generic[Item, Result]):
         self._patience_seconds = patience_seconds
         self._alarm: asyncio.TimerHandle | None = None
         self.undivided = limit
-        self.gather_seconds = 0.0
-        self._gathering = False
-        self._gathered = asyncio.Event()
-        self._began = 0.0
         self._waiting = waiting
         self._key = key
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
@@ -67,10 +62,7 @@ class Batcher(Generic[Item, Result]):
         create_future = asyncio.get_running_loop().create_future
         futures: list[asyncio.Future[Result]] = [create_future() for _ in items]
         self._queue.extend(zip(items, futures, strict=True))
-        if self._gathering:
-            if len(self._queue) >= self.undivided:
-                self._gathered.set()
-        elif self._queue:
+        if self._queue:
             if not self._active or not self._patience_seconds:
                 self._start()
             else:
@@ -104,30 +96,12 @@ class Batcher(Generic[Item, Result]):
         # What has arrived already, and was not looked at yet, goes along.
         await asyncio.sleep(0)
         try:
-            while self._queue and not self._gathering:
-                await self._gather()
-                if not (batch := self._take()):
-                    break
+            while batch := self._take():
                 if self._queue:
                     self._be_patient()
                 await self._answer(batch)
         finally:
             self._active -= 1
-
-    async def _gather(self) -> None:
-        """Wait for company, where that is wanted. Whoever is ready meanwhile leaves it to this."""
-        loop = asyncio.get_running_loop()
-        until = self._began + self.gather_seconds
-        if len(self._queue) < self.undivided and loop.time() < until:
-            self._gathering = True
-            self._gathered.clear()
-            try:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(until):
-                        await self._gathered.wait()
-            finally:
-                self._gathering = False
-        self._began = loop.time()
 
     async def _answer(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
         results: Sequence[Result | BaseException]

@@ -96,11 +96,9 @@ class Store:
         """Call `listener` with what each batch committed, before those who wait for it go on."""
         self._listeners.append(listener)
 
-    def keep_together(self, orders: int, gather_seconds: float = 0) -> None:
-        """From now on about so many new orders are stored together when many more have come; fewer
-        wait for others until so long after the last were."""
+    def keep_together(self, orders: int) -> None:
+        """From now on about so many new orders are stored together when many more have come."""
         self._adds.undivided = orders
-        self._adds.gather_seconds = gather_seconds
 
     async def add(self, order: Order, allowance: Allowance = UNLIMITED) -> Added:
         """Make a new order durable, or return the one that its client_order_id has already.

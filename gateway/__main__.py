@@ -14,7 +14,6 @@ from engine.errors import StartupError
 from engine.quoting import Quoter
 from engine.relay import open_relay
 from engine.rpc import serving
-from engine.scheduling import Crowding
 from engine.store import open_store
 from engine.trading import TradingSwitch
 from engine.v1 import admin_pb2_grpc, orders_pb2_grpc
@@ -64,7 +63,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             max_watches=settings.max_watches,
         )
         tail = LogTail(store, announcements)
-        admission = Admission(store, settings.max_waiting_orders, Crowding().share)
+        admission = Admission(store, settings.max_waiting_orders)
         quoter = Quoter.over(
             venues,
             store,

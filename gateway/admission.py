@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 from engine.errors import Overloaded, StoreUnavailable
@@ -15,10 +14,6 @@ LOOK_SECONDS: Final = 0.25
 # Groups go by the most that waited in the last of these, about a second.
 LOOKS: Final = 4
 SMALLEST_GROUP: Final = 32
-# A gateway that waits for a core for so much of its time is on a machine that is full.
-CROWDED: Final = 0.2
-GATHER_SECONDS: Final = 0.0015  # for each order that waits
-MOST_GATHER_SECONDS: Final = 0.05
 
 
 def group_size(waiting: int) -> int:
@@ -31,15 +26,6 @@ def group_size(waiting: int) -> int:
     return max(SMALLEST_GROUP, 1 << (waiting // 2).bit_length() >> 1)
 
 
-def gather_seconds(waiting: int, crowding: float) -> float:
-    """How long new orders wait for others to go on with, while so many wait to be signed.
-
-    Where cores are free it is not at all. On a full machine an order that goes on alone takes a
-    turn of its own in process after process, each of which the orders before it wait for as well.
-    """
-    return min(MOST_GATHER_SECONDS, waiting * GATHER_SECONDS) if crowding >= CROWDED else 0.0
-
-
 class Admission:
     """Keeps the orders that nothing is signed for yet below a limit.
 
@@ -48,16 +34,12 @@ class Admission:
     how many new orders go on together.
     """
 
-    def __init__(
-        self, store: Store, max_waiting_orders: int, crowding: Callable[[], float]
-    ) -> None:
-        """`crowding` is as Crowding.share."""
+    def __init__(self, store: Store, max_waiting_orders: int) -> None:
         self._store = store
-        self._crowding = crowding
         self._limit = max_waiting_orders
         self._waiting = 0
         self._since = 0
-        self._lately: deque[tuple[int, float]] = deque(maxlen=LOOKS)
+        self._lately: deque[int] = deque(maxlen=LOOKS)
 
     def require_room(self) -> None:
         """Raise Overloaded when the engine has enough to do."""
@@ -79,9 +61,8 @@ class Admission:
                 self._waiting = await self._store.count_waiting(self._limit)
                 # What was accepted meanwhile may be counted twice, for a moment.
                 self._since -= accepted
-                self._lately.append((self._waiting, self._crowding()))
-                waiting, crowding = map(max, zip(*self._lately, strict=True))
-                self._store.keep_together(group_size(waiting), gather_seconds(waiting, crowding))
+                self._lately.append(self._waiting)
+                self._store.keep_together(group_size(max(self._lately)))
             except StoreUnavailable:
                 pass  # nothing is accepted either
             await asyncio.sleep(LOOK_SECONDS * random.uniform(0.8, 1.2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import pytest
 
@@ -53,12 +53,6 @@ async def queued(calls: int) -> None:
     """Let the calls just started run up to where they wait."""
     for _ in range(calls + 3):
         await asyncio.sleep(0)
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not holds():  # noqa: ASYNC110 - nothing tells
-            await asyncio.sleep(0)
 
 
 async def answers(calls: Sequence[asyncio.Task[int]]) -> list[int]:
@@ -270,10 +264,7 @@ async def test_closing_waits_for_every_answer() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("gather_seconds", [0.0, 0.0001, 0.002])
-async def test_whoever_does_not_give_up_gets_an_answer_under_any_disturbance(
-    seed: int, gather_seconds: float
-) -> None:
+async def test_whoever_does_not_give_up_gets_an_answer_under_any_disturbance(seed: int) -> None:
     chance = random.Random(seed)
 
     async def flush(items: Sequence[int]) -> list[int | BaseException]:
@@ -284,7 +275,6 @@ async def test_whoever_does_not_give_up_gets_an_answer_under_any_disturbance(
         return [ValueError(str(item)) if chance.random() < 0.5 else item for item in items]
 
     batcher: Batcher[int, int] = Batcher(flush, limit=7, in_flight=3, key=lambda item: item % 11)
-    batcher.gather_seconds = gather_seconds
     calls: list[asyncio.Task[int]] = []
     given_up: set[asyncio.Task[int]] = set()
     for item in range(2000):
@@ -324,92 +314,6 @@ async def test_much_that_came_together_goes_in_equal_parts_and_a_little_more_sta
 
     assert await answers(calls) == [item * item for item in range(came)]
     assert [len(batch) for batch in press.batches] == parts
-
-
-# ── gathering ─────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-async def gathering() -> tuple[Press, Batcher[int, int]]:
-    """Fewer than three wait for ever for others, but for the first, which has gone."""
-    press = Press()
-    batcher = Batcher(press, limit=10, in_flight=2, patience_seconds=0.001)
-    batcher.undivided = 3
-    press.let_go(10)
-    await answers(submit(batcher, 0))
-    batcher.gather_seconds = NEVER_SECONDS
-    return press, batcher
-
-
-async def test_few_wait_for_others_and_go_with_them(
-    gathering: tuple[Press, Batcher[int, int]],
-) -> None:
-    press, batcher = gathering
-
-    first = submit(batcher, 1)
-    await queued(1)
-    second = submit(batcher, 2)
-    await queued(1)
-    assert press.batches == [[0]]
-    third = submit(batcher, 3)
-
-    assert await answers(first + second + third) == [1, 4, 9]
-    assert press.batches == [[0], [1, 2, 3]]
-
-
-async def test_many_wait_for_nobody(gathering: tuple[Press, Batcher[int, int]]) -> None:
-    press, batcher = gathering
-
-    assert await answers(submit(batcher, 1, 2, 3)) == [1, 4, 9]
-    assert press.batches == [[0], [1, 2, 3]]
-
-
-async def test_nobody_waits_longer_than_that_after_the_last_call(
-    gathering: tuple[Press, Batcher[int, int]],
-) -> None:
-    press, batcher = gathering
-    batcher.gather_seconds = 0.05
-    assert await answers(submit(batcher, 1)) == [1]
-
-    batcher._began -= batcher.gather_seconds
-    late = submit(batcher, 2)
-    await queued(1)
-
-    assert press.batches == [[0], [1], [2]]
-    assert await answers(late) == [4]
-
-
-async def test_a_call_that_ends_takes_nobody_along_who_waits_for_others(
-    gathering: tuple[Press, Batcher[int, int]],
-) -> None:
-    press, batcher = gathering
-    press.gate = asyncio.Semaphore(0)
-    under_way = submit(batcher, 1, 2, 3)
-    await press.batch(2)
-    waiting = submit(batcher, 4)
-    # Its patience with the call under way is lost; then it waits for company, and the call ends.
-    await eventually(lambda: batcher._gathering)
-    press.let_go(2)
-
-    assert await answers(under_way) == [1, 4, 9]
-    await queued(1)
-    assert press.batches == [[0], [1, 2, 3]]
-    assert batcher._active == 1, "one waits for company, not two"
-    assert await answers(waiting + submit(batcher, 5, 6)) == [16, 25, 36]
-    assert press.batches[2:] == [[4, 5, 6]]
-
-
-async def test_who_gives_up_while_it_waits_for_others_is_not_carried_out(
-    gathering: tuple[Press, Batcher[int, int]],
-) -> None:
-    press, batcher = gathering
-    [given_up] = submit(batcher, 1)
-    await queued(1)
-    given_up.cancel()
-    await queued(1)
-
-    assert await answers(submit(batcher, 2, 3)) == [4, 9]
-    assert press.batches == [[0], [2, 3]]
 
 
 # ── meetings ──────────────────────────────────────────────────────────────────────────────────

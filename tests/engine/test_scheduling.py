@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from engine.scheduling import Crowding, wait_your_turn
+from engine.scheduling import wait_your_turn
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the policy is known to Linux alone"
@@ -62,24 +61,3 @@ def test_a_process_that_has_ended_is_left_alone(process: subprocess.Popen[str]) 
     process.wait()
 
     wait_your_turn(process.pid)
-
-
-def test_who_shares_a_core_with_somebody_busy_knows_how_long_it_waits_for_it(
-    process: subprocess.Popen[str],
-) -> None:
-    cores = os.sched_getaffinity(0)
-    one = {min(cores)}
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        os.sched_setaffinity(busy.pid, one)
-        os.sched_setaffinity(0, one)
-        try:
-            crowding = Crowding()
-            until = time.process_time() + 0.2
-            while time.process_time() < until:
-                pass
-            share = crowding.share()
-        finally:
-            os.sched_setaffinity(0, cores)
-            busy.kill()
-
-    assert 0.2 < share <= 1
