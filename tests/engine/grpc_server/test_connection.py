@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -100,6 +100,16 @@ class Peer:
 
     def has_read(self, stream: int, amount: int) -> bool:
         return len(self.data[stream]) >= amount
+
+    def has_sent_all_it_may(self, stream: int) -> bool:
+        return self.http.stream_remote_window_size(stream) == 0
+
+    async def closed_by_server(self) -> None:
+        """Whatever comes, until nothing can come any more."""
+        with suppress(ConnectionError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while await self._reader.read(65_536):
+                    pass
 
     def take(self, stream: int, amount: int) -> None:
         """Let the server send as much more."""
@@ -329,8 +339,8 @@ async def test_what_was_not_taken_of_a_cancelled_call_leaves_room_for_others() -
         # More than a connection's window, all of it in calls that take next to nothing.
         for _ in range(300):
             stream = peer.request("One")
-            peer.http.send_data(stream, write_message(CHUNK) * 16)
-            await peer.until(partial(peer.has_read, stream, 1))
+            peer.http.send_data(stream, write_message(CHUNK) * 40)
+            await peer.until(partial(peer.has_sent_all_it_may, stream))
             peer.http.reset_stream(stream)
         await peer.is_served()
 
@@ -351,6 +361,22 @@ async def test_a_stopping_server_waits_for_what_runs_and_tells_the_client_to_lea
         finish.set()
         assert (await peer.status(stream))[0] is grpc.StatusCode.OK
         await peer.until(lambda: peer.left)
+        # It closes with its client, not under it.
+        assert not (await asyncio.wait({stopping}, timeout=0.1))[0]
+        peer._writer.close()
+        await asyncio.wait_for(stopping, PATIENCE_SECONDS)
+
+
+async def test_a_call_that_met_the_word_to_leave_is_answered() -> None:
+    async with served() as peer:
+        await peer.is_served()
+        stopping = asyncio.create_task(peer.server.stop(PATIENCE_SECONDS))
+        unread = await asyncio.wait_for(peer._reader.read(65_536), PATIENCE_SECONDS)
+        stream = peer.call(b"on its way")
+        await peer.send()
+        peer.http.receive_data(unread)
+        assert not peer.http.can_send_request
+        assert (await peer.status(stream))[0] is grpc.StatusCode.OK
         peer._writer.close()
         await asyncio.wait_for(stopping, PATIENCE_SECONDS)
 
@@ -376,3 +402,4 @@ async def test_a_client_that_reads_nothing_does_not_keep_a_server_from_stopping(
         peer.call(b"x", method="Endless")
         await peer.is_served()
         await asyncio.wait_for(peer.server.stop(0), PATIENCE_SECONDS)
+        await peer.closed_by_server()
