@@ -14,6 +14,7 @@ import ngh2
 import pytest
 
 from engine.grpc_server.call import MAX_UNSENT_BYTES, MAX_UNTAKEN_BYTES
+from engine.grpc_server.connection import Connection
 from engine.grpc_server.messages import write_message
 from engine.grpc_server.request import MAX_METADATA_BYTES
 from engine.grpc_server.server import GrpcServer
@@ -101,8 +102,10 @@ class Peer:
     def has_read(self, stream: int, amount: int) -> bool:
         return len(self.data[stream]) >= amount
 
-    def has_sent_all_it_may(self, stream: int) -> bool:
-        return self.http.stream_remote_window_size(stream) == 0
+    def has_sent_all_it_may(self, stream: int, but: int) -> bool:
+        """It was allowed more than a window, but not what is left."""
+        http = self.http
+        return http.stream_remote_window_size(stream) == 0 and http.queued_body_size(stream) < but
 
     async def closed_by_server(self) -> None:
         """Whatever comes, until nothing can come any more."""
@@ -320,6 +323,36 @@ async def test_a_handler_writes_no_further_ahead_than_its_client_reads() -> None
             peer.take(stream, STREAM_WINDOW)
 
 
+async def test_a_client_that_allows_much_and_reads_nothing_is_not_written_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written = 0
+    full = asyncio.Event()
+    pause_writing = Connection.pause_writing
+
+    async def endless(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        nonlocal written
+        while True:
+            yield CHUNK
+            written += len(CHUNK)
+
+    def pausing(self: Connection) -> None:
+        pause_writing(self)
+        full.set()
+
+    monkeypatch.setattr(Connection, "pause_writing", pausing)
+    async with served(out_Endless=endless) as peer:
+        peer.http.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: 2**30})
+        stream = peer.call(b"x", method="Endless")
+        await peer.send()
+        await asyncio.wait_for(full.wait(), PATIENCE_SECONDS)
+        before = written
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert written <= before + MAX_UNSENT_BYTES + 2 * len(CHUNK)
+        await peer.until(partial(peer.has_read, stream, written + MAX_UNSENT_BYTES))
+
+
 async def test_a_client_sends_no_further_ahead_than_its_handler_reads() -> None:
     left = Left()
     async with served(both_One=left.both) as peer:
@@ -337,10 +370,10 @@ async def test_what_was_not_taken_of_a_cancelled_call_leaves_room_for_others() -
     left = Left()
     async with served(both_One=left.both) as peer:
         # More than a connection's window, all of it in calls that take next to nothing.
-        for _ in range(300):
+        for _ in range(400):
             stream = peer.request("One")
             peer.http.send_data(stream, write_message(CHUNK) * 40)
-            await peer.until(partial(peer.has_sent_all_it_may, stream))
+            await peer.until(partial(peer.has_sent_all_it_may, stream, 20 * len(CHUNK)))
             peer.http.reset_stream(stream)
         await peer.is_served()
 
