@@ -263,9 +263,7 @@ class Connection(asyncio.Protocol):
         if self._paused or self._closed:
             return
         try:
-            data = self._http.data_to_send()
-            if self._unfinished:
-                data += self._reset_answered()
+            data = self._http.data_to_send() + self._reset_answered()
         except ngh2.NGH2Error as error:
             self.abandon(f"nothing can be sent: {error}")
             return
@@ -281,15 +279,15 @@ class Connection(asyncio.Protocol):
 
     def _reset_answered(self) -> bytes:
         """Tell clients that still send to calls with an answer that they need not."""
-        answered = [
-            stream_id
-            for stream_id in self._unfinished
-            if not self._http.queued_body_size(stream_id)
-        ]
-        for stream_id in answered:
-            self._unfinished.discard(stream_id)
-            self._http.reset_stream(stream_id, ngh2.ErrorCode.NO_ERROR)
-        return self._http.data_to_send() if answered else b""
+        answered = [one for one in self._unfinished if not self._http.queued_body_size(one)]
+        if not answered:
+            return b""
+        self._unfinished.difference_update(answered)
+        # Unless the connection ends anyhow.
+        with suppress(ngh2.ConnectionStateError):
+            for stream_id in answered:
+                self._http.reset_stream(stream_id, ngh2.ErrorCode.NO_ERROR)
+        return self._http.data_to_send()
 
     # Its end.
 
