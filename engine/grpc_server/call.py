@@ -221,7 +221,11 @@ class Call(Context):
 
     def _send_status(self, code: grpc.StatusCode | None, details: str, metadata: Metadata) -> None:
         assert code is not None
-        trailers = write_status(code.value[0], details, metadata)
+        try:
+            trailers = write_status(code.value[0], details, metadata)
+        except ValueError as error:
+            logger.error("a status cannot be sent", method=self._method.name, why=str(error))
+            trailers = write_status(code.value[0], "what more there is to say cannot be sent")
         headers = None if self._headers_sent else HEADERS
         self._connection.send(self, headers=headers, trailers=trailers)
         self._finish()

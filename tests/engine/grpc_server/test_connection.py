@@ -290,6 +290,42 @@ async def test_a_call_whose_deadline_is_over_is_ended_and_its_handler_left() -> 
         await left.was_left()
 
 
+@pytest.mark.parametrize(
+    ("details", "metadata"), [("\ud800", ()), ("well", (("line", "a\nb"),)), ("well", (("K", ""),))]
+)
+async def test_a_status_that_cannot_be_sent_ends_its_call_all_the_same(
+    details: str, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    async def failing(request: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.DATA_LOSS, details, metadata)
+        raise AssertionError("abort raises")
+
+    async with served(single_Fail=failing) as peer:
+        code, message = await peer.status(peer.call(b"x", method="Fail"))
+        assert (code, message) == (
+            grpc.StatusCode.DATA_LOSS,
+            "what more there is to say cannot be sent",
+        )
+
+
+@pytest.mark.parametrize("kind", ["single", "out"])
+async def test_a_handler_that_fails_tells_nothing_of_the_inside(kind: str) -> None:
+    async def single(request: bytes, context: Any) -> bytes:
+        raise RuntimeError("the inside")
+
+    async def out(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        yield b"first"
+        raise RuntimeError("the inside")
+
+    handler = single if kind == "single" else out
+    async with served(**{f"{kind}_Fail": handler}) as peer:
+        code, message = await peer.status(peer.call(b"x", method="Fail"))
+        assert (code, message) == (
+            grpc.StatusCode.UNKNOWN,
+            "internal error; it is in the server's log",
+        )
+
+
 async def test_handlers_are_left_with_the_connection() -> None:
     lefts = [Left(), Left(), Left()]
     single, out, both = lefts
