@@ -80,7 +80,7 @@ class Reloading:
     def __init__(self, files: Files) -> None:
         """Raises StartupError when the files are no use to begin with."""
         self._files = files
-        self._seen = self._stamps()
+        self._seen = self._told = self._stamps()
         self.material = read(files)
 
     def refresh(self) -> bool:
@@ -88,12 +88,15 @@ class Reloading:
         stamps = self._stamps()
         if stamps == self._seen:
             return False
-        self._seen = stamps
         try:
             material = read(self._files)
         except StartupError as error:
-            logger.warning("new certificates are no use; the old ones stay", why=str(error))
+            # What cannot be read now may be readable the next time, without another change.
+            if stamps != self._told:
+                logger.warning("new certificates are no use; the old ones stay", why=str(error))
+                self._told = stamps
             return False
+        self._seen = self._told = stamps
         if material == self.material:
             return False
         self.material = material

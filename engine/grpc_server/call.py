@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from engine.grpc_server.context import Context
-from engine.grpc_server.messages import PREFIX_BYTES, Unreadable, write_message
+from engine.grpc_server.messages import PREFIX_BYTES, Packed, Unreadable, write_message
 from engine.grpc_server.metadata import Metadata, write_metadata, write_status
 from engine.grpc_server.request import HEADERS, Request
 
@@ -46,8 +46,10 @@ class Call(Context):
         self._deadline: asyncio.TimerHandle | None = None
         if request.timeout_seconds is not None:
             self._deadline = self._loop.call_later(request.timeout_seconds, self._expire)
-        self._requests: deque[bytes] = deque()
+        self._requests: deque[Packed] = deque()
         self._untaken = 0
+        # Bytes of a message that is not all here yet.
+        self._held = 0
         # Bytes of data of which the client was not told that it was taken.
         self._owed = 0
         self._half_closed = False
@@ -68,7 +70,8 @@ class Call(Context):
         self._owed += len(data)
         try:
             messages = self._assembly.feed(data)
-            if end_stream and self._assembly.unfinished:
+            self._hold(self._assembly.held_bytes)
+            if end_stream and self._held:
                 raise Unreadable(grpc.StatusCode.INTERNAL, "the last message is cut short")
             if not self._method.request_streaming:
                 self._take_single(messages)
@@ -77,7 +80,7 @@ class Call(Context):
             return
         if self._method.request_streaming:
             self._requests += messages
-            self._untaken += sum(map(_held, messages))
+            self._untaken += sum(map(_room_of, messages))
             if self._request_waiter is not None and (messages or end_stream):
                 _wake(self._request_waiter)
         self._acknowledge()
@@ -102,11 +105,20 @@ class Call(Context):
 
     # Requests.
 
-    def _take_single(self, messages: list[bytes]) -> None:
+    def _hold(self, amount: int) -> None:
+        """Raises Unreadable when a connection's calls hold too much that is unfinished."""
+        change, self._held = amount - self._held, amount
+        if not self._connection.may_hold(change):
+            raise Unreadable(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "too many messages at once of which this connection has sent only a part",
+            )
+
+    def _take_single(self, messages: list[Packed]) -> None:
         if len(messages) > 1 or (messages and self._task is not None):
             raise Unreadable(grpc.StatusCode.INTERNAL, "this method takes one message, not more")
         if messages:
-            self._start(messages[0])
+            self._start(self._assembly.unpack(messages[0]))
         elif self._half_closed and self._task is None:
             raise Unreadable(grpc.StatusCode.INTERNAL, "this method takes one message, not none")
 
@@ -116,9 +128,9 @@ class Call(Context):
             yield read(request) if read else request
 
     async def read(self) -> Any:
-        """The next request's bytes, or grpc.aio.EOF."""
+        """The next request's bytes, or grpc.aio.EOF; that too when the call has ended."""
         while not self._requests:
-            if self._half_closed:
+            if self._half_closed or self.ended:
                 return grpc.aio.EOF
             self._request_waiter = self._loop.create_future()
             try:
@@ -126,9 +138,13 @@ class Call(Context):
             finally:
                 self._request_waiter = None
         request = self._requests.popleft()
-        self._untaken -= _held(request)
+        self._untaken -= _room_of(request)
         self._acknowledge()
-        return request
+        try:
+            return self._assembly.unpack(request)
+        except Unreadable as error:
+            self.end(error.code, str(error))
+            return grpc.aio.EOF
 
     def _acknowledge(self) -> None:
         """Let the client send as much again, unless too much waits to be taken."""
@@ -215,15 +231,15 @@ class Call(Context):
             self._send_headers(initial_metadata)
 
     def _send_headers(self, metadata: Metadata) -> None:
-        self._headers_sent = True
         headers = [*HEADERS, *write_metadata(metadata)] if metadata else HEADERS
+        self._headers_sent = True
         self._connection.send(self, headers=headers)
 
     def _send_status(self, code: grpc.StatusCode | None, details: str, metadata: Metadata) -> None:
         assert code is not None
         try:
             trailers = write_status(code.value[0], details, metadata)
-        except ValueError as error:
+        except (TypeError, ValueError, AttributeError) as error:
             logger.error("a status cannot be sent", method=self._method.name, why=str(error))
             trailers = write_status(code.value[0], "what more there is to say cannot be sent")
         headers = None if self._headers_sent else HEADERS
@@ -239,8 +255,11 @@ class Call(Context):
         if self._owed:
             self._connection.acknowledge(self, self._owed)
             self._owed = 0
+        self._connection.may_hold(-self._held)
         self._requests.clear()
-        self.has_room()
+        for waiter in (self._room_waiter, self._request_waiter):
+            if waiter is not None:
+                _wake(waiter)
         self._connection.forget(self, half_closed=self._half_closed)
         for callback in self._callbacks:
             self._loop.call_soon(callback, self)
@@ -254,9 +273,9 @@ class Call(Context):
         return max(0.0, self._deadline.when() - self._loop.time())
 
 
-def _held(message: bytes) -> int:
+def _room_of(message: Packed) -> int:
     # Empty ones take room too.
-    return len(message) + PREFIX_BYTES
+    return len(message.payload) + PREFIX_BYTES
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

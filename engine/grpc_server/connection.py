@@ -28,7 +28,13 @@ logger = structlog.get_logger()
 # What a client may take to close its side of a connection on which all is said.
 LINGER_SECONDS: Final = 2.0
 # Header fields above it end their connection; a call of too many is refused long before.
-_MAX_HEADER_BYTES: Final = 1_048_576
+_MAX_HEADER_BYTES: Final = 65_536
+# So much of what came is parsed before what it says is dealt with.
+_PIECE_BYTES: Final = 16_384
+# Of messages that have begun and not ended, in all calls of a connection.
+_MAX_HELD_BYTES: Final = 64 * 1_048_576
+# Of answers that a client does not take; above it, its connection is closed.
+_MAX_QUEUED_BYTES: Final = 64 * 1_048_576
 # What a client may send at a time: of one stream, and of all on its connection.
 _STREAM_WINDOW: Final = 65_535
 _CONNECTION_WINDOW: Final = 16 * 1_048_576
@@ -70,6 +76,9 @@ class Connection(asyncio.Protocol):
         # Calls that wait for room; streams to be reset once their answer is written.
         self._crowded: set[Call] = set()
         self._unfinished: set[int] = set()
+        self._held = 0
+        self._queued = 0
+        self._stirred = False
         self._lingering: asyncio.TimerHandle | None = None
         self._leaving = False
         self._told_last = False
@@ -103,12 +112,15 @@ class Connection(asyncio.Protocol):
         if self._closed:
             return
         self._lifetime.heard()
-        try:
-            self._http.receive_data(data)
-        except ngh2.NGH2Error as error:
-            self.abandon(f"what came is not HTTP/2 as agreed: {error}")
-            return
-        self._handle_events()
+        for start in range(0, len(data), _PIECE_BYTES):
+            try:
+                self._http.receive_data(data[start : start + _PIECE_BYTES])
+            except ngh2.NGH2Error as error:
+                self.abandon(f"what came is not HTTP/2 as agreed: {error}")
+                return
+            self._handle_events()
+            if self._closed:
+                return
         # What was sent because of it goes together with what the calls now do.
         self._flush_soon()
 
@@ -146,6 +158,8 @@ class Connection(asyncio.Protocol):
     def _handle_events(self) -> None:
         event: Any  # which of ngh2's events is told by its type, at once
         for event in self._http.events():
+            if self._closed:
+                return
             kind = type(event)
             if kind is ngh2.DataReceived:
                 self._data(event)
@@ -162,7 +176,7 @@ class Connection(asyncio.Protocol):
                 if (call := self._calls.get(event.stream_id)) is not None:
                     call.received(b"", end_stream=True)
             elif kind is ngh2.SettingsReceived:
-                self._lifetime.spoken()
+                self._lifetime.settings()
             elif kind is ngh2.PingAcknowledged:
                 if event.opaque_data == _AGE_PING:
                     self._tell_last()
@@ -184,7 +198,7 @@ class Connection(asyncio.Protocol):
         except Refused as refused:
             self._send(event.stream_id, refused.answer, b"", ())
             if not event.end_stream:
-                self._unfinished.add(event.stream_id)
+                self._await_end(event.stream_id)
             return
         call = self._calls[event.stream_id] = Call(self, event.stream_id, request)
         if event.end_stream:
@@ -241,15 +255,26 @@ class Connection(asyncio.Protocol):
         if self._http.queued_body_size(call.stream_id) <= MAX_UNSENT_BYTES:
             return True
         self._crowded.add(call)
+        self._stirred = True
         return False
+
+    def may_hold(self, change: int) -> bool:
+        """Whether its calls may hold so much more that is unfinished; it is counted in any case."""
+        self._held += change
+        return self._held <= _MAX_HELD_BYTES
 
     def forget(self, call: Call, *, half_closed: bool) -> None:
         """A call has ended; its client need not send the rest of it."""
         self._crowded.discard(call)
         if self._calls.pop(call.stream_id, None) is not None and not half_closed:
-            self._unfinished.add(call.stream_id)
+            self._await_end(call.stream_id)
         if self._leaving:
             self._flush_soon()
+
+    def _await_end(self, stream_id: int) -> None:
+        """Its client still sends; it is told to stop when it has its answer."""
+        self._unfinished.add(stream_id)
+        self._stirred = True
 
     # Writing.
 
@@ -263,14 +288,22 @@ class Connection(asyncio.Protocol):
         if self._paused or self._closed:
             return
         try:
-            data = self._http.data_to_send() + self._reset_answered()
+            data = self._http.data_to_send()
+            # Whoever waits for data to go out is looked at when some has gone, or when it is new.
+            queued = self._http.queued_body_size()
+            stirred = self._stirred or queued != self._queued
+            self._queued, self._stirred = queued, False
+            if stirred and self._unfinished:
+                data += self._reset_answered()
         except ngh2.NGH2Error as error:
             self.abandon(f"nothing can be sent: {error}")
             return
         if data:
             self._transport.write(data)
         self._handle_events()
-        if self._closed:
+        if queued > _MAX_QUEUED_BYTES:
+            self.abandon("it does not take its answers")
+        if self._closed or not stirred:
             return
         for call in [*self._crowded]:
             if self._http.queued_body_size(call.stream_id) <= MAX_UNSENT_BYTES:
@@ -303,7 +336,17 @@ class Connection(asyncio.Protocol):
         except OSError:
             self._transport.abort()
             return
-        self._lingering = self.loop.call_later(LINGER_SECONDS, self._transport.abort)
+        self._linger(self._transport.get_write_buffer_size())
+
+    def _linger(self, unsent: int) -> None:
+        self._lingering = self.loop.call_later(LINGER_SECONDS, self._lose_patience, unsent)
+
+    def _lose_patience(self, unsent: int) -> None:
+        still = self._transport.get_write_buffer_size()
+        if 0 < still < unsent:
+            self._linger(still)
+        else:
+            self._transport.abort()
 
     def ping(self) -> None:
         """Ask the client whether it is there."""

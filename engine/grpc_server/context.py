@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import grpc
 
 from engine.grpc_server.metadata import Metadata, Metadatum
+
+_BY_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Context(grpc.aio.ServicerContext[Any, Any]):
@@ -29,9 +31,10 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()
     ) -> NoReturn:
         """End the call with this status; always raises grpc.aio.AbortError."""
-        if code is grpc.StatusCode.OK:
-            code, details = grpc.StatusCode.UNKNOWN, "abort called with OK"
-        self._code, self._details = code, details
+        self.set_code(code)
+        self._details = details
+        if self._code is grpc.StatusCode.OK:
+            self._code, self._details = grpc.StatusCode.UNKNOWN, "abort called with OK"
         if trailing_metadata:
             self._trailing = trailing_metadata
         raise grpc.aio.AbortError("the call was aborted")
@@ -48,8 +51,10 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
     def invocation_metadata(self) -> tuple[Metadatum, ...]:  # type: ignore[override]
         return self._metadata
 
-    def set_code(self, code: grpc.StatusCode) -> None:
-        self._code = code
+    def set_code(self, code: grpc.StatusCode | int) -> None:
+        self._code = (
+            _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN) if isinstance(code, int) else code
+        )
 
     def code(self) -> grpc.StatusCode | None:  # type: ignore[override]
         return self._code

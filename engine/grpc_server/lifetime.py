@@ -12,6 +12,8 @@ from engine.limits import Limits
 HANDSHAKE_SECONDS: Final = 10.0
 # A connection whose ping is not answered by then is closed, and what runs on it ends.
 PING_ANSWER_SECONDS: Final = 10.0
+# A client may change its settings so often, and once a second: each change is work for all streams.
+MAX_SETTINGS: Final = 100
 # Connections made together do not grow old together: up to so much more or less.
 _AGE_JITTER: Final = 0.1
 
@@ -41,7 +43,8 @@ class Lifetime:
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
         self._pinged = False
-        self._spoken = False
+        self._began = self._heard
+        self._settings = 0
         age = limits.max_connection_age_seconds * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)
         self._handshake = self._loop.call_later(HANDSHAKE_SECONDS, self._must_have_spoken)
         self._age = self._loop.call_later(age, self._grow_old)
@@ -52,9 +55,11 @@ class Lifetime:
         self._heard = self._loop.time()
         self._pinged = False
 
-    def spoken(self) -> None:
-        """It was HTTP/2's first words."""
-        self._spoken = True
+    def settings(self) -> None:
+        """It was settings: HTTP/2's first words, and of little use again and again."""
+        self._settings += 1
+        if self._settings > MAX_SETTINGS + self._loop.time() - self._began:
+            self._connection.abandon("it does nothing but change its settings")
 
     def end(self) -> None:
         """The connection is closed."""
@@ -62,7 +67,7 @@ class Lifetime:
             timer.cancel()
 
     def _must_have_spoken(self) -> None:
-        if not self._spoken:
+        if not self._settings:
             self._connection.abandon("it never spoke HTTP/2")
 
     def _check_alive(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import grpc
 
@@ -30,6 +30,13 @@ def write_message(payload: bytes) -> bytes:
     return _PREFIX.pack(0, len(payload)) + payload
 
 
+class Packed(NamedTuple):
+    """A message as it came: unpacked only when somebody takes it."""
+
+    payload: bytes
+    compressed: bool
+
+
 class Assembly:
     """Puts one stream's messages together; holds one that is unfinished at most."""
 
@@ -45,23 +52,22 @@ class Assembly:
         self._held = bytearray()
 
     @property
-    def unfinished(self) -> bool:
-        """Whether a message has begun and not ended."""
-        return bool(self._held)
+    def held_bytes(self) -> int:
+        """What there is of a message that has begun and not ended."""
+        return len(self._held)
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> list[Packed]:
         """The messages that these bytes complete.
 
-        Raises Unreadable for a message above the limit, before its bytes are held, and for one
-        that is not what it says.
+        Raises Unreadable for a message above the limit, before its bytes are held.
         """
         if not self._held and len(data) >= PREFIX_BYTES:
             compressed, length = _PREFIX.unpack_from(data)
-            if not compressed and length == len(data) - PREFIX_BYTES <= self._max_bytes:
-                return [data[PREFIX_BYTES:]]
+            if length == len(data) - PREFIX_BYTES <= self._max_bytes:
+                return [Packed(data[PREFIX_BYTES:], bool(compressed))]
         held = self._held
         held += data
-        messages: list[bytes] = []
+        messages: list[Packed] = []
         start = 0
         while len(held) - start >= PREFIX_BYTES:
             compressed, length = _PREFIX.unpack_from(held, start)
@@ -70,20 +76,23 @@ class Assembly:
             end = start + PREFIX_BYTES + length
             if len(held) < end:
                 break
-            message = bytes(memoryview(held)[start + PREFIX_BYTES : end])
-            messages.append(self._decompressed(message) if compressed else message)
+            payload = bytes(memoryview(held)[start + PREFIX_BYTES : end])
+            messages.append(Packed(payload, bool(compressed)))
             start = end
         del held[:start]
         return messages
 
-    def _decompressed(self, message: bytes) -> bytes:
+    def unpack(self, message: Packed) -> bytes:
+        """What was sent. Raises Unreadable for what is not what it says, or above the limit."""
+        if not message.compressed:
+            return message.payload
         if self._encoding == IDENTITY:
             raise Unreadable(
                 grpc.StatusCode.INTERNAL, "a compressed message on a stream without grpc-encoding"
             )
         inflate = zlib.decompressobj(_WINDOW_BITS[self._encoding])
         try:
-            whole = inflate.decompress(message, self._max_bytes + 1)
+            whole = inflate.decompress(message.payload, self._max_bytes + 1)
         except zlib.error:
             raise Unreadable(
                 grpc.StatusCode.INTERNAL, f"the message is not {self._encoding.decode()}"

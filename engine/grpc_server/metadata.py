@@ -29,6 +29,8 @@ _OURS: Final = frozenset(
         b"grpc-accept-encoding",
     }
 )
+# Of one key in one field: each is a few bytes to send and a hundred to keep.
+MAX_VALUES: Final = 64
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _KEY: Final = re.compile(r"[0-9a-z_.-]+")
@@ -47,6 +49,8 @@ def read_metadata(fields: Iterable[Field]) -> tuple[Metadatum, ...]:
             continue
         key = name.decode("latin-1")
         if key.endswith("-bin"):
+            if value.count(b",") >= MAX_VALUES:
+                raise ValueError(f"metadata {key!r} must have {MAX_VALUES} values at most")
             found += [(key, _from_base64(key, one)) for one in value.split(b",")]
         else:
             found.append((key, _text(value)))
@@ -70,8 +74,16 @@ def write_status(code: int, message: str, metadata: Metadata = ()) -> list[Field
     """The trailers that end a call."""
     fields = [(b"grpc-status", b"%d" % code)]
     if message:
-        fields.append((b"grpc-message", quote_from_bytes(message.encode(), _PLAIN).encode()))
+        fields.append((b"grpc-message", _encoded(message)))
     return fields + write_metadata(metadata)
+
+
+def _encoded(message: str) -> bytes:
+    encoded = quote_from_bytes(message.encode(), _PLAIN).encode()
+    # A field neither begins nor ends in a blank (RFC 9113, section 8.2.1).
+    if encoded.startswith(b" "):
+        encoded = b"%20" + encoded[1:]
+    return encoded[:-1] + b"%20" if encoded.endswith(b" ") else encoded
 
 
 def _field(key: str, value: str | bytes) -> Field:
@@ -81,8 +93,10 @@ def _field(key: str, value: str | bytes) -> Field:
         raw = value.encode() if isinstance(value, str) else value
         return key.encode(), base64.b64encode(raw).rstrip(b"=")
     raw = value.encode("ascii") if isinstance(value, str) else value
-    if not all(0x20 <= byte < 0x7F for byte in raw):
-        raise ValueError(f"metadata {key!r}: printable ASCII only, or a key that ends in -bin")
+    if not all(0x20 <= byte < 0x7F for byte in raw) or raw != raw.strip():
+        raise ValueError(
+            f"metadata {key!r}: printable ASCII without a blank at either end, or a key in -bin"
+        )
     return key.encode(), raw
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from structlog.typing import EventDict
 
 from engine import connections, tls
 from engine.bus import Bus, open_bus
-from engine.certificates import Files, read
+from engine.certificates import Files, Reloading, read
 from engine.channel import open_channel
 from engine.errors import StartupError
 from engine.handshakes import Handshakes
@@ -152,6 +153,27 @@ def test_a_reason_that_repeats_is_told_once_in_a_while() -> None:
     [told] = logs
     assert told["why"] == "the client sent no certificate"
     assert told["reason"] == "PEER_DID_NOT_RETURN_A_CERTIFICATE"
+
+
+def test_files_that_could_not_be_read_for_a_moment_are_read_the_next_time(ca: Authority) -> None:
+    files, renewed = ca.signs("server"), ca.signs("renewed")
+    reloading = Reloading(files)
+    for old, new in (
+        (files.certificate_file, renewed.certificate_file),
+        (files.key_file, renewed.key_file),
+    ):
+        assert old is not None
+        assert new is not None
+        old.write_bytes(new.read_bytes())
+
+    def short_of_descriptors(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with pytest.MonkeyPatch.context() as patch, capture_logs() as logs:
+        patch.setattr(Path, "read_bytes", short_of_descriptors)
+        assert [reloading.refresh() for _ in range(3)] == [False, False, False]
+    assert [told["event"] for told in logs] == ["new certificates are no use; the old ones stay"]
+    assert reloading.refresh()
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,8 @@ async def test_a_slow_answer_holds_up_nobody_and_what_comes_meanwhile_is_asked_t
     answers = await asyncio.gather(first, *late)
 
     assert [answer.amount_in for answer in answers] == [1, *range(101, 111)]
-    assert script.asked == [["0"], [str(n) for n in range(100, 110)]]
+    # Two calls under way may overtake each other on the wire.
+    assert sorted(script.asked) == [["0"], [str(n) for n in range(100, 110)]]
 
 
 def _query(number: int) -> pb.QuoteQuery:

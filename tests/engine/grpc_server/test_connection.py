@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -13,9 +14,10 @@ import grpc
 import ngh2
 import pytest
 
+from engine.grpc_server import connection, lifetime
 from engine.grpc_server.call import MAX_UNSENT_BYTES, MAX_UNTAKEN_BYTES
 from engine.grpc_server.connection import Connection
-from engine.grpc_server.messages import write_message
+from engine.grpc_server.messages import Assembly, Packed, write_message
 from engine.grpc_server.request import MAX_METADATA_BYTES
 from engine.grpc_server.server import GrpcServer
 from engine.limits import Limits
@@ -324,6 +326,129 @@ async def test_a_handler_that_fails_tells_nothing_of_the_inside(kind: str) -> No
             grpc.StatusCode.UNKNOWN,
             "internal error; it is in the server's log",
         )
+
+
+@pytest.mark.parametrize("kind", ["single", "out"])
+async def test_initial_metadata_that_cannot_be_sent_ends_its_call(kind: str) -> None:
+    async def single(request: bytes, context: Any) -> bytes:
+        await context.send_initial_metadata((("line", "a\nb"),))
+        return request
+
+    async def out(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        await context.send_initial_metadata((("line", "a\nb"),))
+        yield request
+
+    handler = single if kind == "single" else out
+    async with served(**{f"{kind}_Tell": handler}) as peer:
+        assert (await peer.status(peer.call(b"x", method="Tell")))[0] is grpc.StatusCode.UNKNOWN
+
+
+async def test_a_code_may_be_a_number_as_with_grpcio() -> None:
+    async def failing(request: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.NOT_FOUND.value[0], "nowhere")
+        raise AssertionError("abort raises")
+
+    async with served(single_Fail=failing) as peer:
+        ended = await peer.status(peer.call(b"x", method="Fail"))
+        assert ended == (grpc.StatusCode.NOT_FOUND, "nowhere")
+
+
+async def test_a_reader_beside_the_handler_ends_with_the_call() -> None:
+    read: list[bytes] = []
+    readers: list[asyncio.Task[None]] = []
+    reading = asyncio.Event()
+
+    async def forgetful(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async def take() -> None:
+            async for request in requests:
+                read.append(request)
+                reading.set()
+
+        readers.append(asyncio.create_task(take()))
+        await asyncio.Event().wait()
+        yield b"never"
+
+    async with served(both_Take=forgetful) as peer:
+        stream = peer.request("Take")
+        peer.http.send_data(stream, write_message(b"x"))
+        await peer.send()
+        await asyncio.wait_for(reading.wait(), PATIENCE_SECONDS)
+        peer.http.reset_stream(stream)
+        await peer.is_served()
+        await asyncio.wait_for(readers[0], PATIENCE_SECONDS)
+    assert read == [b"x"]
+
+
+async def test_unfinished_messages_of_all_calls_together_have_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "_MAX_HELD_BYTES", 11 * len(CHUNK))
+    async with served() as peer:
+        started = []
+        for _ in range(10):
+            started.append(peer.request())
+            peer.http.send_data(started[-1], write_message(CHUNK)[:-1])
+        one_more = peer.request()
+        peer.http.send_data(one_more, write_message(CHUNK)[:-1])
+        assert (await peer.status(one_more))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for stream in started:
+            peer.http.send_data(stream, CHUNK[:1], end_stream=True)
+            assert (await peer.status(stream))[0] is grpc.StatusCode.OK
+        # What was finished or refused counts no more.
+        again = [peer.request() for _ in range(10)]
+        for stream in again:
+            peer.http.send_data(stream, write_message(CHUNK)[:-1])
+        await peer.is_served()
+
+
+async def test_who_lets_answers_pile_up_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_MAX_QUEUED_BYTES", 10 * len(CHUNK))
+    async with served() as peer:
+        peer.http.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: 0})
+        for _ in range(11):
+            peer.call(CHUNK)
+        await peer.send()
+        await peer.closed_by_server()
+
+
+async def test_who_does_nothing_but_change_settings_is_left() -> None:
+    async with served() as peer:
+        with suppress(ConnectionError):
+            for size in range(2 * lifetime.MAX_SETTINGS):
+                peer.http.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: size})
+                await peer.send()
+        await peer.closed_by_server()
+
+
+async def test_a_compressed_message_is_unpacked_when_it_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = Left()
+    unpacked: list[bytes] = []
+    unpack = Assembly.unpack
+
+    def counting(self: Assembly, message: Packed) -> bytes:
+        unpacked.append(message.payload)
+        return unpack(self, message)
+
+    monkeypatch.setattr(Assembly, "unpack", counting)
+    async with served(both_One=left.both) as peer:
+        stream = peer.request("One", grpc_encoding="gzip")
+        payload = gzip.compress(CHUNK)
+        packed = b"\x01" + len(payload).to_bytes(4, "big") + payload
+        peer.http.send_data(stream, packed * 10)
+        await peer.until(lambda: peer.data[stream])
+        assert unpacked == [payload]
+        assert left.taken == [CHUNK]
+
+
+async def test_a_compressed_message_that_is_none_ends_a_stream_of_them() -> None:
+    left = Left()
+    async with served(both_One=left.both) as peer:
+        stream = peer.request("One", grpc_encoding="gzip")
+        peer.http.send_data(stream, b"\x01\x00\x00\x00\x07no gzip")
+        code, message = await peer.status(stream)
+        assert (code, message) == (grpc.StatusCode.INTERNAL, "the message is not gzip")
 
 
 async def test_handlers_are_left_with_the_connection() -> None:

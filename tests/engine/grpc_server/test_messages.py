@@ -15,6 +15,11 @@ from engine.grpc_server.messages import IDENTITY, Assembly, Unreadable, write_me
 LIMIT = 1_000
 
 
+def read(assembly: Assembly, data: bytes) -> list[bytes]:
+    """What was sent in these bytes."""
+    return [assembly.unpack(message) for message in assembly.feed(data)]
+
+
 def compressed(payload: bytes) -> bytes:
     return b"\x01" + len(payload).to_bytes(4, "big") + payload
 
@@ -28,18 +33,19 @@ def test_messages_are_the_same_however_the_data_are_cut(
 ) -> None:
     sent = b"".join(map(write_message, messages))
     assembly = Assembly(IDENTITY, LIMIT)
-    read: list[bytes] = []
+    found: list[bytes] = []
     for cut in [*cuts, len(sent)]:
-        read += assembly.feed(sent[:cut])
+        found += read(assembly, sent[:cut])
         sent = sent[cut:]
-    assert read == messages
-    assert not assembly.unfinished
+    assert found == messages
+    assert assembly.held_bytes == 0
 
 
 def test_a_message_that_has_begun_is_unfinished() -> None:
     assembly = Assembly(IDENTITY, LIMIT)
-    assert assembly.feed(write_message(b"whole") + write_message(b"cut")[:-1]) == [b"whole"]
-    assert assembly.unfinished
+    cut = write_message(b"cut")[:-1]
+    assert read(assembly, write_message(b"whole") + cut) == [b"whole"]
+    assert assembly.held_bytes == len(cut)
 
 
 @pytest.mark.parametrize(
@@ -49,25 +55,26 @@ def test_compressed_messages_are_read(encoding: bytes, compress: object) -> None
     assembly = Assembly(encoding, LIMIT)
     assert callable(compress)
     data = compressed(compress(b"small")) + write_message(b"plain")
-    assert assembly.feed(data) == [b"small", b"plain"]
+    assert read(assembly, data) == [b"small", b"plain"]
 
 
 def unreadable(assembly: Assembly, data: bytes) -> grpc.StatusCode:
     with pytest.raises(Unreadable) as caught:
-        assembly.feed(data)
+        read(assembly, data)
     return caught.value.code
 
 
 def test_the_largest_message_is_taken_and_a_larger_one_refused_before_it_is_held() -> None:
     assembly = Assembly(IDENTITY, LIMIT)
-    assert assembly.feed(write_message(bytes(LIMIT))) == [bytes(LIMIT)]
+    assert read(assembly, write_message(bytes(LIMIT))) == [bytes(LIMIT)]
     too_large = write_message(bytes(LIMIT + 1))
     assert unreadable(assembly, too_large[:5]) is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert unreadable(Assembly(IDENTITY, LIMIT), too_large) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_a_message_that_unpacks_to_more_than_the_limit_is_refused() -> None:
-    assert Assembly(b"gzip", LIMIT).feed(compressed(gzip.compress(bytes(LIMIT)))) == [bytes(LIMIT)]
+    largest = compressed(gzip.compress(bytes(LIMIT)))
+    assert read(Assembly(b"gzip", LIMIT), largest) == [bytes(LIMIT)]
     bomb = compressed(gzip.compress(bytes(LIMIT + 1)))
     assert unreadable(Assembly(b"gzip", LIMIT), bomb) is grpc.StatusCode.RESOURCE_EXHAUSTED
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.grpc_server.metadata import (
+    MAX_VALUES,
     read_metadata,
     read_timeout,
     write_metadata,
@@ -16,7 +17,7 @@ from engine.grpc_server.metadata import (
 KEYS = st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True).filter(
     lambda key: key not in ("te", "content-type", "content-length")
 )
-TEXT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=30)
+TEXT = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=30).map(str.strip)
 
 
 @given(
@@ -66,6 +67,7 @@ def test_what_is_not_base64_is_named() -> None:
         ([("Upper", "x")], "'Upper'"),
         ([("", "x")], "''"),
         ([("line", "a\nb")], "'line'"),
+        ([("end", "blank ")], "'end'"),
     ],
 )
 def test_what_no_field_can_hold_is_not_sent(
@@ -95,3 +97,17 @@ def test_a_status_message_is_percent_encoded() -> None:
         (b"grpc-message", b"20 %25 of %C2%BD%0A"),
     ]
     assert write_status(0, "") == [(b"grpc-status", b"0")]
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [(" ", b"%20"), (" a", b"%20a"), ("a: ", b"a:%20"), ("  a  ", b"%20 a %20")],
+)
+def test_a_status_message_neither_begins_nor_ends_in_a_blank(message: str, field: bytes) -> None:
+    assert write_status(3, message)[1] == (b"grpc-message", field)
+
+
+def test_one_field_has_so_many_values() -> None:
+    assert len(read_metadata([(b"a-bin", b"," * (MAX_VALUES - 1))])) == MAX_VALUES
+    with pytest.raises(ValueError, match=f"'a-bin' must have {MAX_VALUES} values at most"):
+        read_metadata([(b"a-bin", b"," * MAX_VALUES)])
