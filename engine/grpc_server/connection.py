@@ -350,7 +350,8 @@ class Connection(asyncio.Protocol):
 
     def ping(self) -> None:
         """Ask the client whether it is there."""
-        self._http.ping()
+        with suppress(ngh2.ConnectionStateError):  # it ends already
+            self._http.ping()
         self._flush_soon()
 
     def leave(self) -> None:
@@ -358,15 +359,17 @@ class Connection(asyncio.Protocol):
         if self._leaving or self._closed:
             return
         self._leaving = True
-        self._http.send_shutdown_notice()
-        self._http.ping(_AGE_PING)
+        with suppress(ngh2.ConnectionStateError):  # it ends already
+            self._http.send_shutdown_notice()
+            self._http.ping(_AGE_PING)
         self._flush_soon()
 
     def _tell_last(self) -> None:
         """The client has read that it is to leave: what it called until now is all."""
         if self._leaving and not self._told_last:
             self._told_last = True
-            self._http.send_goaway()
+            with suppress(ngh2.ConnectionStateError):  # it ends already
+                self._http.send_goaway()
             self._flush_soon()
 
     def cut(self) -> None:

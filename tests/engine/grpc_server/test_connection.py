@@ -597,3 +597,15 @@ async def test_a_client_that_reads_nothing_does_not_keep_a_server_from_stopping(
         await peer.is_served()
         await asyncio.wait_for(peer.server.stop(0), PATIENCE_SECONDS)
         await peer.closed_by_server()
+
+
+async def test_a_connection_that_ends_with_an_error_may_be_told_to_end_all_the_same() -> None:
+    window_update_of_nothing = bytes([0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    async with served() as peer:
+        await peer.is_served()
+        [one] = peer.server._connections
+        one.data_received(window_update_of_nothing)
+        one.ping()
+        one.leave()
+        one.cut()
+        await peer.closed_by_server()
