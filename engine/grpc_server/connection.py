@@ -42,7 +42,7 @@ _CONNECTION_WINDOW: Final = 16 * 1_048_576
 _RESETS: Final = (10_000, 1_000)
 # Written to the socket's buffer and not yet taken by the system; then calls keep what they have.
 _MAX_BUFFERED_BYTES: Final = 262_144
-_AGE_PING: Final = b"age\0\0\0\0\0"
+AGE_PING: Final = b"age\0\0\0\0\0"
 _CONFIGURATION: Final = ngh2.Configuration(
     auto_window_update=False,
     stream_reset_rate_limit=_RESETS,
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
             elif kind is ngh2.SettingsReceived:
                 self._lifetime.settings()
             elif kind is ngh2.PingAcknowledged:
-                if event.opaque_data == _AGE_PING:
+                if event.opaque_data == AGE_PING:
                     self._tell_last()
             elif kind is ngh2.ConnectionClosed:
                 self._close()
@@ -361,7 +361,7 @@ class Connection(asyncio.Protocol):
         self._leaving = True
         with suppress(ngh2.ConnectionStateError):  # it ends already
             self._http.send_shutdown_notice()
-            self._http.ping(_AGE_PING)
+            self._http.ping(AGE_PING)
         self._flush_soon()
 
     def _tell_last(self) -> None:

@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import ngh2
 
+from engine.grpc_server.connection import AGE_PING
+from engine.grpc_server.lifetime import MAX_SETTINGS
 from engine.grpc_server.messages import write_message
 from tests.engine.grpc_server.peers import PATIENCE_SECONDS, Left, served
 
@@ -89,13 +92,27 @@ async def test_a_client_that_reads_nothing_does_not_keep_a_server_from_stopping(
         await peer.closed_by_server()
 
 
-async def test_a_connection_that_ends_with_an_error_may_be_told_to_end_all_the_same() -> None:
-    window_update_of_nothing = bytes([0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+async def test_a_client_may_agree_to_leave_and_leave_in_one_piece() -> None:
+    ping_answered = bytes([0, 0, 8, 6, 1, 0, 0, 0, 0]) + AGE_PING
+    goaway = bytes([0, 0, 8, 7, 0, 0, 0, 0, 0]) + bytes(8)
     async with served() as peer:
         await peer.is_served()
         [one] = peer.server._connections
-        one.data_received(window_update_of_nothing)
-        one.ping()
         one.leave()
+        one._flush()
+        one.data_received(ping_answered + goaway)
+        one.ping()
         one.cut()
         await peer.closed_by_server()
+
+
+async def test_nothing_begins_on_a_connection_that_is_given_up() -> None:
+    left = Left()
+    async with served(single_Wait=left.single) as peer:
+        await peer.is_served()
+        for size in range(2 * MAX_SETTINGS):
+            peer.http.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: size})
+        peer.call(b"x", method="Wait")
+        await peer.send()
+        await peer.closed_by_server()
+        assert not left.begun.is_set()
