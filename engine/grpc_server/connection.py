@@ -77,7 +77,9 @@ class Connection(asyncio.Protocol):
         self._crowded: set[Call] = set()
         self._unfinished: set[int] = set()
         self._held = 0
-        self._queued = 0
+        # Bytes of responses: all that were written, and those that went out or were given up.
+        self._put = 0
+        self._gone = 0
         self._stirred = False
         self._lingering: asyncio.TimerHandle | None = None
         self._leaving = False
@@ -244,6 +246,7 @@ class Connection(asyncio.Protocol):
                 http.send_response(stream_id, headers)
             if data:
                 http.send_data(stream_id, data)
+                self._put += len(data)
             if trailers is not None:
                 http.send_trailers(stream_id, trailers)
         except (ngh2.StreamProtocolError, ngh2.ConnectionStateError):
@@ -291,8 +294,9 @@ class Connection(asyncio.Protocol):
             data = self._http.data_to_send()
             # Whoever waits for data to go out is looked at when some has gone, or when it is new.
             queued = self._http.queued_body_size()
-            stirred = self._stirred or queued != self._queued
-            self._queued, self._stirred = queued, False
+            gone = self._put - queued
+            stirred = self._stirred or gone != self._gone
+            self._gone, self._stirred = gone, False
             if stirred and self._unfinished:
                 data += self._reset_answered()
         except ngh2.NGH2Error as error:

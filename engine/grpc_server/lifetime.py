@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from engine.limits import Limits
+
+if TYPE_CHECKING:
+    from engine.grpc_server.connection import Connection
 
 # A connection that has not begun to speak HTTP/2 by then is closed.
 HANDSHAKE_SECONDS: Final = 10.0
@@ -18,26 +21,10 @@ MAX_SETTINGS: Final = 100
 _AGE_JITTER: Final = 0.1
 
 
-class Mortal(Protocol):
-    """What a connection lets itself be told."""
-
-    def ping(self) -> None:
-        """Ask the client whether it is there."""
-
-    def leave(self) -> None:
-        """Take no new calls, and close with the last."""
-
-    def cut(self) -> None:
-        """End what still runs, and close."""
-
-    def abandon(self, why: str) -> None:
-        """Close at once: nobody is there."""
-
-
 class Lifetime:
     """Tells a connection when to ask, to leave and to end."""
 
-    def __init__(self, connection: Mortal, limits: Limits) -> None:
+    def __init__(self, connection: Connection, limits: Limits) -> None:
         self._connection = connection
         self._limits = limits
         self._loop = asyncio.get_running_loop()
