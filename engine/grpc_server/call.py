@@ -23,8 +23,6 @@ logger = structlog.get_logger()
 
 # What is sent of a stream's requests and not yet taken by its handler; more waits in the client.
 MAX_UNTAKEN_BYTES: Final = 65_536
-# What a stream may have written and its client not yet allowed; more waits in the handler.
-MAX_UNSENT_BYTES: Final = 16_384
 _OK: Final = write_status(0, "")
 
 

@@ -11,9 +11,10 @@ import grpc
 import ngh2
 import structlog
 
-from engine.grpc_server.call import MAX_UNSENT_BYTES, Call
+from engine.grpc_server.call import Call
 from engine.grpc_server.lifetime import Lifetime
 from engine.grpc_server.metadata import Field
+from engine.grpc_server.outgoing import Outgoing
 from engine.grpc_server.request import (
     FIELD_OVERHEAD,
     MAX_METADATA_BYTES,
@@ -72,15 +73,9 @@ class Connection(asyncio.Protocol):
         self._limits = limits
         self._connections = connections
         self._http = ngh2.Connection(ngh2.Role.SERVER, _CONFIGURATION)
+        self._outgoing = Outgoing(self._http)
         self._calls: dict[int, Call] = {}
-        # Calls that wait for room; streams to be reset once their answer is written.
-        self._crowded: set[Call] = set()
-        self._unfinished: set[int] = set()
         self._held = 0
-        # Bytes of responses: all that were written, and those that went out or were given up.
-        self._put = 0
-        self._gone = 0
-        self._stirred = False
         self._lingering: asyncio.TimerHandle | None = None
         self._leaving = False
         self._told_last = False
@@ -168,7 +163,7 @@ class Connection(asyncio.Protocol):
             elif kind is ngh2.RequestReceived:
                 self._request(event)
             elif kind is ngh2.StreamClosed:
-                self._unfinished.discard(event.stream_id)
+                self._outgoing.ended(event.stream_id)
                 if event.local_error is not None:
                     logger.error("an answer cannot be sent", why=str(event.local_error))
                 if (call := self._calls.pop(event.stream_id, None)) is not None:
@@ -192,15 +187,15 @@ class Connection(asyncio.Protocol):
             return
         self._acknowledge(event.stream_id, len(event.data))
         if event.end_stream:
-            self._unfinished.discard(event.stream_id)
+            self._outgoing.ended(event.stream_id)
 
     def _request(self, event: Any) -> None:
         try:
             request = read_request(event.headers, self._methods, self._limits.max_message_bytes)
         except Refused as refused:
-            self._send(event.stream_id, refused.answer, b"", ())
+            self._outgoing.put(event.stream_id, refused.answer, b"", ())
             if not event.end_stream:
-                self._await_end(event.stream_id)
+                self._outgoing.await_end(event.stream_id)
             return
         call = self._calls[event.stream_id] = Call(self, event.stream_id, request)
         if event.end_stream:
@@ -227,39 +222,12 @@ class Connection(asyncio.Protocol):
         trailers: Sequence[Field] | None = None,
     ) -> None:
         """Any of the three, in this order; trailers are the end."""
-        self._send(call.stream_id, headers, data, trailers)
+        self._outgoing.put(call.stream_id, headers, data, trailers)
         self._flush_soon()
-
-    def _send(
-        self,
-        stream_id: int,
-        headers: Sequence[Field] | None,
-        data: bytes,
-        trailers: Sequence[Field] | None,
-    ) -> None:
-        http = self._http
-        try:
-            if headers is not None:
-                if trailers is not None and not data:
-                    http.send_response(stream_id, [*headers, *trailers], end_stream=True)
-                    return
-                http.send_response(stream_id, headers)
-            if data:
-                http.send_data(stream_id, data)
-                self._put += len(data)
-            if trailers is not None:
-                http.send_trailers(stream_id, trailers)
-        except (ngh2.StreamProtocolError, ngh2.ConnectionStateError):
-            # Nobody is there to read it: the event that tells so is among those to come.
-            pass
 
     def has_room(self, call: Call) -> bool:
         """Whether it may write; if not, it is told when it may."""
-        if self._http.queued_body_size(call.stream_id) <= MAX_UNSENT_BYTES:
-            return True
-        self._crowded.add(call)
-        self._stirred = True
-        return False
+        return self._outgoing.has_room(call)
 
     def may_hold(self, change: int) -> bool:
         """Whether its calls may hold so much more that is unfinished; it is counted in any case."""
@@ -268,16 +236,11 @@ class Connection(asyncio.Protocol):
 
     def forget(self, call: Call, *, half_closed: bool) -> None:
         """A call has ended; its client need not send the rest of it."""
-        self._crowded.discard(call)
+        self._outgoing.forget(call)
         if self._calls.pop(call.stream_id, None) is not None and not half_closed:
-            self._await_end(call.stream_id)
+            self._outgoing.await_end(call.stream_id)
         if self._leaving:
             self._flush_soon()
-
-    def _await_end(self, stream_id: int) -> None:
-        """Its client still sends; it is told to stop when it has its answer."""
-        self._unfinished.add(stream_id)
-        self._stirred = True
 
     # Writing.
 
@@ -291,40 +254,17 @@ class Connection(asyncio.Protocol):
         if self._paused or self._closed:
             return
         try:
-            data = self._http.data_to_send()
-            # Whoever waits for data to go out is looked at when some has gone, or when it is new.
-            queued = self._http.queued_body_size()
-            gone = self._put - queued
-            stirred = self._stirred or gone != self._gone
-            self._gone, self._stirred = gone, False
-            if stirred and self._unfinished:
-                data += self._reset_answered()
+            data = self._outgoing.take()
         except ngh2.NGH2Error as error:
             self.abandon(f"nothing can be sent: {error}")
             return
         if data:
             self._transport.write(data)
         self._handle_events()
-        if queued > _MAX_QUEUED_BYTES:
+        if self._outgoing.queued > _MAX_QUEUED_BYTES:
             self.abandon("it does not take its answers")
-        if self._closed or not stirred:
-            return
-        for call in [*self._crowded]:
-            if self._http.queued_body_size(call.stream_id) <= MAX_UNSENT_BYTES:
-                self._crowded.discard(call)
-                call.has_room()
-
-    def _reset_answered(self) -> bytes:
-        """Tell clients that still send to calls with an answer that they need not."""
-        answered = [one for one in self._unfinished if not self._http.queued_body_size(one)]
-        if not answered:
-            return b""
-        self._unfinished.difference_update(answered)
-        # Unless the connection ends anyhow.
-        with suppress(ngh2.ConnectionStateError):
-            for stream_id in answered:
-                self._http.reset_stream(stream_id, ngh2.ErrorCode.NO_ERROR)
-        return self._http.data_to_send()
+        if not self._closed:
+            self._outgoing.make_room()
 
     # Its end.
 

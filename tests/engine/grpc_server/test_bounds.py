@@ -14,9 +14,10 @@ import ngh2
 import pytest
 
 from engine.grpc_server import connection, lifetime
-from engine.grpc_server.call import MAX_UNSENT_BYTES, MAX_UNTAKEN_BYTES
+from engine.grpc_server.call import MAX_UNTAKEN_BYTES
 from engine.grpc_server.connection import Connection
 from engine.grpc_server.messages import Assembly, Packed, write_message
+from engine.grpc_server.outgoing import MAX_UNSENT_BYTES
 from tests.engine.grpc_server.peers import PATIENCE_SECONDS, Left, served
 
 CHUNK = bytes(4_000)
