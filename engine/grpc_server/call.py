@@ -170,8 +170,7 @@ class Call(Context):
                 async with aclosing(produced):
                     async for response in produced:
                         await self.write(response)
-            code = self._code or grpc.StatusCode.OK
-            self._end_by_handler(code, self._details)
+            self._end_by_handler(self._code or grpc.StatusCode.OK, self._details)
         except grpc.aio.AbortError:
             self._end_by_handler(self._code or grpc.StatusCode.UNKNOWN, self._details)
         except asyncio.CancelledError:
@@ -195,7 +194,7 @@ class Call(Context):
     def _send_single(self, response: Any) -> None:
         if self.ended:
             return
-        if self._code not in (None, grpc.StatusCode.OK):
+        if self._code is not None and self._code is not grpc.StatusCode.OK:
             self._send_status(self._code, self._details, self._trailing)
             return
         write = self._method.write
@@ -233,8 +232,7 @@ class Call(Context):
         self._headers_sent = True
         self._connection.send(self, headers=headers)
 
-    def _send_status(self, code: grpc.StatusCode | None, details: str, metadata: Metadata) -> None:
-        assert code is not None
+    def _send_status(self, code: grpc.StatusCode, details: str, metadata: Metadata) -> None:
         try:
             trailers = write_status(code.value[0], details, metadata)
         except (TypeError, ValueError, AttributeError) as error:

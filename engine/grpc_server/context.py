@@ -84,7 +84,10 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
         return self.ended
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._callbacks.append(callback)
+        if self.ended:
+            callback(self)
+        else:
+            self._callbacks.append(callback)
 
     def set_compression(self, compression: grpc.Compression) -> None:
         raise NotImplementedError("responses are not compressed")

@@ -7,9 +7,10 @@ import errno
 import json
 import os
 import shutil
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,21 @@ def test_a_reason_that_repeats_is_told_once_in_a_while() -> None:
     [told] = logs
     assert told["why"] == "the client sent no certificate"
     assert told["reason"] == "PEER_DID_NOT_RETURN_A_CERTIFICATE"
+
+
+@pytest.mark.parametrize("protocols", [None, ["http/1.1"]])
+async def test_a_client_that_does_not_ask_for_http_2_is_closed(
+    ca: Authority, protocols: list[str] | None
+) -> None:
+    server = replace(ca.signs("server"), ca_file=None)
+    context = ssl.create_default_context(cafile=str(ca.ca_file))
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    async with serving(f"{HOST}:0", {}, tls=server) as started, asyncio.timeout(PATIENCE_SECONDS):
+        reader, writer = await asyncio.open_connection(HOST, started.port, ssl=context)
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
 
 
 def test_files_that_could_not_be_read_for_a_moment_are_read_the_next_time(ca: Authority) -> None:

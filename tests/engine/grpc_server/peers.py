@@ -14,9 +14,9 @@ import ngh2
 from engine.grpc_server.messages import write_message
 from engine.grpc_server.server import GrpcServer
 from engine.limits import Limits
+from oee.ports import HOST
 
 PATIENCE_SECONDS = 15
-HOST = "127.0.0.1"
 Handler = Callable[[Any, Any], Any]
 
 
@@ -128,7 +128,7 @@ async def _echo(request: bytes, context: Any) -> bytes:
 
 
 @asynccontextmanager
-async def served(**handlers: Handler) -> AsyncIterator[Peer]:
+async def served(address: str = f"{HOST}:0", /, **handlers: Handler) -> AsyncIterator[Peer]:
     """A peer of a server that has these handlers, by kind and name, and an Echo."""
     server = GrpcServer(Limits())
     made: dict[str, Any] = {"Echo": grpc.unary_unary_rpc_method_handler(_echo)}
@@ -141,7 +141,7 @@ async def served(**handlers: Handler) -> AsyncIterator[Peer]:
         }[kind]
         made[method] = make(handler)
     server.add_registered_method_handlers("test.Test", made)
-    port = server.listen(f"{HOST}:0")
+    port = server.listen(address)
     reader, writer = await asyncio.open_connection(HOST, port)
     try:
         yield Peer(server, reader, writer)

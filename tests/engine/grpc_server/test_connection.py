@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import ngh2
+import pytest
 
 from engine.grpc_server.connection import AGE_PING
 from engine.grpc_server.lifetime import MAX_SETTINGS
@@ -113,6 +114,14 @@ async def test_nothing_begins_on_a_connection_that_is_given_up() -> None:
         for size in range(2 * MAX_SETTINGS):
             peer.http.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: size})
         peer.call(b"x", method="Wait")
-        await peer.send()
+        [one] = peer.server._connections
+        one.data_received(peer.http.data_to_send())
+        assert not one._calls
         await peer.closed_by_server()
         assert not left.begun.is_set()
+
+
+@pytest.mark.parametrize("address", ["[::]:0", "localhost:0", "0.0.0.0:0"])
+async def test_an_address_of_both_families_is_reached_over_ipv4(address: str) -> None:
+    async with served(address) as peer:
+        await peer.is_served()
