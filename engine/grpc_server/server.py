@@ -133,24 +133,12 @@ def _bind(address: str, share_port: bool) -> list[socket.socket]:
     host, port = host.strip("[]"), int(port_text)
     bound: list[socket.socket] = []
     failed: OSError | None = None
-    for family, kind, protocol, _, where in socket.getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    ):
-        listener = socket.socket(family, kind, protocol)
+    for family, kind, protocol, _, where in _addresses(host, port):
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if share_port:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                # [::] takes IPv4 too, as everybody expects of it.
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
-            listener.bind((where[0], port, *where[2:]))
-            listener.listen(BACKLOG)
-            listener.setblocking(False)
+            listener = _listening(family, kind, protocol, (where[0], port, *where[2:]), share_port)
         except OSError as error:
-            listener.close()
-            # A name may have an address that this machine does not have.
-            if error.errno != errno.EADDRNOTAVAIL:
+            # A name may have an address that this machine does not have, or a family of them.
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 for one in bound:
                     one.close()
                 raise
@@ -161,3 +149,27 @@ def _bind(address: str, share_port: bool) -> list[socket.socket]:
     if not bound:
         raise failed or OSError(f"{host} has no address")
     return bound
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+
+
+def _listening(
+    family: int, kind: int, protocol: int, where: tuple[Any, ...], share_port: bool
+) -> socket.socket:
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # [::] takes IPv4 too, as everybody expects of it.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where[0] != "::"))
+        listener.bind(where)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
