@@ -20,6 +20,7 @@ import pytest
 from engine.bus import Bus, open_bus
 from engine.migrate import migrate
 from engine.store import Store, open_store
+from oee import ports
 from oee.nats import Nats
 from oee.postgres import Postgres
 
@@ -37,8 +38,12 @@ FIRST = ("system", "oee", "bench")
 def pytest_configure() -> None:
     """What is written for a test is kept in memory, where that has room and nobody asks otherwise.
 
-    The servers' settings stay those of production.
+    The servers' settings stay those of production. Of the ports, each process has its own: between
+    being found free and being listened at, another's tests would find them free as well.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    setattr(ports, "FREE_RANGE", ports.FREE_RANGE[worker::workers])  # noqa: B010 - it is Final
     may_be_used = "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK)
     if may_be_used and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
         os.environ["TMPDIR"] = str(MEMORY)
