@@ -117,7 +117,7 @@ _RESOLVING: Final = {
     EventType.ATTEMPT_RESOLVED_CANCELLED,
     EventType.ATTEMPT_RESOLVED_EXPIRED,
 }
-_FINAL: Final = [status.value for status in FINAL]
+_FINAL: Final = list(FINAL)
 # What is written into columns of the same names.
 FACTS: Final = MovedOrder._fields[MovedOrder._fields.index("status") :]
 REQUEST: Final = NewOrder._fields[:-1]
@@ -152,7 +152,7 @@ def new_order(order: Order, key_hash: str | None) -> NewOrder:
         order.order_id,
         order.account,
         order.client_order_id,
-        request.order_type.value,
+        request.order_type,
         request.token_in,
         request.token_out,
         str(request.amount_in),
@@ -174,7 +174,7 @@ def moved_order(transition: Transition) -> MovedOrder:
         signs=any([event.type is EventType.ATTEMPT_SIGNED for event in transition.events]),
         backoff=order.backoff,
         check_after=CHECK_AFTER.get(order.status),
-        status=order.status.value,
+        status=order.status,
         settled=order.settled,
         min_amount_out=None if floor is None else str(floor),
         venue=route.venue if route else None,
@@ -193,13 +193,12 @@ def moved_order(transition: Transition) -> MovedOrder:
 
 
 def order_step(event: OrderEvent) -> OrderStep:
-    previous = event.previous_status
     return OrderStep(
         event.order_id,
         event.sequence,
-        event.type.value,
-        previous.value if previous else None,
-        event.status.value,
+        event.type,
+        event.previous_status,
+        event.status,
         event.settled,
         event.venue,
         encode_detail(event.detail),
@@ -216,7 +215,7 @@ def new_attempt(order_id: UUID, attempt: Attempt) -> NewAttempt:
         attempt.last_valid_block_height,
         str(attempt.min_amount_out),
         attempt.transaction,
-        attempt.resolution.value if attempt.resolution else None,
+        attempt.resolution,
         encode(attempt.evidence) if attempt.evidence else None,
         encode(attempt.legs),
     )
@@ -224,9 +223,7 @@ def new_attempt(order_id: UUID, attempt: Attempt) -> NewAttempt:
 
 def ended_attempt(order_id: UUID, attempt: Attempt) -> EndedAttempt:
     assert attempt.resolution is not None
-    return EndedAttempt(
-        order_id, attempt.number, attempt.resolution.value, encode(attempt.evidence)
-    )
+    return EndedAttempt(order_id, attempt.number, attempt.resolution, encode(attempt.evidence))
 
 
 def written(batch: Sequence[Transition]) -> list[object]:

@@ -7,7 +7,8 @@ from functools import partial
 
 from engine import runtime
 from engine.bus import Queue, open_bus
-from engine.chain import Commitment, open_chain
+from engine.chain import Commitment
+from engine.chain_client import open_chain
 from engine.relay import open_relay
 from engine.rpc import serving
 from engine.store import open_store

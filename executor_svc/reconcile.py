@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from engine import runtime
-from engine.chain import open_chain
+from engine.chain_client import open_chain
 from engine.errors import StartupError, StoreUnavailable, Unanswered
 from engine.runtime import Address, PeerSettings
 from engine.store import open_store

@@ -11,8 +11,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from engine import chain as chain_module
-from engine import chain as engine_chain
+from engine import chain_client
 from engine.chain import (
     Blockhash,
     Chain,
@@ -21,8 +20,8 @@ from engine.chain import (
     No,
     StatusReading,
     TransactionReading,
-    open_chain,
 )
+from engine.chain_client import open_chain
 from engine.errors import Refused, Unanswered
 from engine.rpc import serving
 from engine.v1 import chain_pb2 as pb
@@ -146,7 +145,7 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 async def test_a_late_answer_is_none(
     chain: Chain, call: Callable[[Chain], Awaitable[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain_module, "CALL_SECONDS", 0.1)
+    monkeypatch.setattr(chain_client, "CALL_SECONDS", 0.1)
 
     with pytest.raises(Unanswered, match="DEADLINE_EXCEEDED"):
         await call(chain)
@@ -458,7 +457,7 @@ async def test_a_refusal_keeps_its_words_and_only_missing_funds_are_permanent(
 async def test_more_transactions_than_one_call_takes_are_read_with_several(
     script: ScriptedChain, chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_chain, "BATCH_LIMIT", 2)
+    monkeypatch.setattr(chain_client, "BATCH_LIMIT", 2)
 
     async def by_name(request: pb.GetTransactionsRequest, context: Context) -> Message:
         records = [pb.TransactionRecord(found=True, slot=int(s)) for s in request.signatures]

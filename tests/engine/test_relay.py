@@ -23,7 +23,7 @@ from structlog.testing import capture_logs
 from engine import relay as module
 from engine import statements, wire
 from engine.bus import EVENTS_SUBJECT, Bus, Queue, open_bus, status_subject
-from engine.chain import open_chain
+from engine.chain_client import open_chain
 from engine.errors import StaleOrder, StoreUnavailable
 from engine.lifecycle import Status
 from engine.order import Order
