@@ -21,8 +21,9 @@ from engine.errors import (
     ShuttingDown,
     Violation,
 )
+from engine.new_orders import Added
 from engine.order import Order, OrderRequest, first_difference
-from engine.store import Added, Store
+from engine.store import Store
 from engine.trading import TradingSwitch
 from engine.v1 import orders_pb2 as pb
 from gateway import requests, risks
