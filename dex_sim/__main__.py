@@ -13,7 +13,7 @@ from dex_sim.chain_service import ChainService
 from dex_sim.chance import Chance
 from dex_sim.clock import keep_time
 from dex_sim.control_service import ControlService
-from dex_sim.ledger import open_ledger
+from dex_sim.ledger_file import open_ledger
 from dex_sim.plan import inject_plan
 from dex_sim.settings import Settings
 from dex_sim.venue_service import VenueService

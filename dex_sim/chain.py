@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -21,7 +20,8 @@ from dex_sim.effects import MAX_LAG_SLOTS, Site
 from dex_sim.execution import CROWD, Accounts, Outcome, execute, land, require_fee
 from dex_sim.faults import Faults, Injected, Occasion
 from dex_sim.feed import Feeds
-from dex_sim.ledger import BLOCKHASH_LIFE_BLOCKS, Block, Landed, Ledger, landed_in
+from dex_sim.history import BLOCKHASH_LIFE_BLOCKS, Block, History, Landed, landed_in
+from dex_sim.ledger import Ledger
 from dex_sim.mempool import Pending, occasion_of, taken
 from dex_sim.transaction import Failure, Reason, Refused, Swap, Transaction
 
@@ -83,14 +83,9 @@ class Chain:
         self._mempool: dict[str, Pending] = {}
         # Taken back by a fork switch, to be sent again from a slot on.
         self._returning: list[tuple[int, Transaction]] = []
-        self._blocks: list[Block] = []
-        self._block_of: dict[str, Block] = {}
-        self._sightings: dict[str, Landed] = {}
-        # Signatures by block, to forget the sightings in the end.
-        self._landed: deque[tuple[Block, list[str]]] = deque()
         self._unfinalized: deque[tuple[Block, list[Landing]]] = deque()
         # Enough for every node to know every blockhash that is valid, and its finalized block.
-        self._keep_blocks = (
+        self.history = History(
             BLOCKHASH_LIFE_BLOCKS
             + rules.finalized_after_slots
             + rules.confirmed_after_slots
@@ -106,7 +101,7 @@ class Chain:
     @property
     def head(self) -> Block:
         """The newest block."""
-        return self._blocks[-1]
+        return self.history.head
 
     @property
     def time(self) -> int:
@@ -145,18 +140,6 @@ class Chain:
             self._make_block()
         self._move_nodes()
 
-    def block_at(self, slot: int) -> Block:
-        """The newest block not after a slot; the oldest one kept if all are."""
-        return self._blocks[max(0, bisect_right(self._blocks, slot, key=lambda b: b.slot) - 1)]
-
-    def block_of(self, blockhash: str) -> Block | None:
-        """The block of a recent blockhash."""
-        return self._block_of.get(blockhash)
-
-    def sighting(self, signature: str) -> Landed | None:
-        """What landed, unless that is so long ago that it could not land again."""
-        return self._sightings.get(signature)
-
     def landed_after(self, slot: int) -> Iterator[Outcome]:
         """What landed after a slot, newest block first; the slot must not be finalized."""
         for block, landings in reversed(self._unfinalized):
@@ -178,7 +161,7 @@ class Chain:
             raise Refused(Reason.NODE_UNAVAILABLE, "too many transactions are waiting")
         pending: Pending | None = Pending(transaction)
         if self.faults:
-            signed_with = self._block_of.get(transaction.message.blockhash)
+            signed_with = self.history.block_of(transaction.message.blockhash)
             last_height = signed_with.last_valid_height if signed_with else 0
             pending = taken(transaction, self.faults, self.head.height + 1, last_height)
         if pending:
@@ -226,15 +209,14 @@ class Chain:
                 [],
                 self.accounts.balances,
                 self.accounts.pools,
-                keep_blocks=self._keep_blocks,
+                keep_blocks=self.history.keep_blocks,
             )
             blocks = [genesis]
-        landed: defaultdict[int, list[str]] = defaultdict(list)
+        landed: defaultdict[int, list[Landed]] = defaultdict(list)
         for past in self.ledger.landed_since(blocks[0].slot):
-            self._sightings[past.signature] = past
-            landed[past.slot].append(past.signature)
+            landed[past.slot].append(past)
         for block in blocks:
-            self._add_block(block, landed[block.slot])
+            self.history.add(block, landed[block.slot], block.slot)
 
     def _make_block(self) -> None:
         block = Block(self.head.height + 1, self._slot, _blockhash(self.head.blockhash, self._slot))
@@ -245,16 +227,17 @@ class Chain:
         outcomes = [landing.outcome for landing in landings]
         self._crowd.trade(self._slot - GENESIS_SLOT, clock_at(self._slot), draft)
         self.ledger.append(
-            block, outcomes, draft.balances, draft.pools, keep_blocks=self._keep_blocks
+            block, outcomes, draft.balances, draft.pools, keep_blocks=self.history.keep_blocks
         )
         # It is durable; only from here on can anybody see it.
         self.accounts.adopt(draft)
         for pending in candidates:
             if not (pending.repeats and self._lives(pending.transaction, block.height + 1)):
                 del self._mempool[pending.transaction.signature]
-        for outcome in outcomes:
-            self._sightings[outcome.signature] = landed_in(block.slot, outcome)
-        self._add_block(block, [outcome.signature for outcome in outcomes])
+        # A node that a fault holds back still needs what is old to the others.
+        oldest_slot = min(head.slot for head in self.heads) - self._deepest
+        landed = [landed_in(block.slot, outcome) for outcome in outcomes]
+        self.history.add(block, landed, oldest_slot)
         if landings:
             self._unfinalized.append((block, landings))
         self._publish_pools(draft)
@@ -297,10 +280,13 @@ class Chain:
             self.signature_feeds.publish(wallet, signatures)
 
     def _may_land(self, transaction: Transaction, height: int) -> bool:
-        return self._lives(transaction, height) and transaction.signature not in self._sightings
+        return (
+            self._lives(transaction, height)
+            and self.history.sighting(transaction.signature) is None
+        )
 
     def _lives(self, transaction: Transaction, height: int) -> bool:
-        signed_with = self._block_of.get(transaction.message.blockhash)
+        signed_with = self.history.block_of(transaction.message.blockhash)
         return signed_with is not None and height <= signed_with.last_valid_height
 
     def _switch_forks(self, forks: Sequence[Injected]) -> None:
@@ -337,11 +323,10 @@ class Chain:
         self.accounts.adopt(draft)
         if outcome:
             landing.outcome = outcome
-            self._sightings[signature] = landed_in(block.slot, outcome)
+            self.history.rewrite(landed_in(block.slot, outcome))
         else:
             landings.remove(landing)
-            del self._sightings[signature]
-            next(names for of, names in self._landed if of is block).remove(signature)
+            self.history.forget(block, signature)
         if fork.sends_again(how):
             due = self._slot + how.restored_after_slots
             self._returning.append((due, landing.transaction))
@@ -354,22 +339,6 @@ class Chain:
         for transaction in due:
             self._mempool.setdefault(transaction.signature, Pending(transaction))
 
-    def _add_block(self, block: Block, signatures: list[str]) -> None:
-        self._blocks.append(block)
-        self._block_of[block.blockhash] = block
-        self._landed.append((block, signatures))
-        while len(self._landed) > self._keep_blocks:
-            forgotten, past = self._landed.popleft()
-            del self._block_of[forgotten.blockhash]
-            for signature in past:
-                del self._sightings[signature]
-        # Cut now and then rather than shift the list every time.
-        if len(self._blocks) >= 2 * self._keep_blocks:
-            # A node that a fault holds back still needs what is old to the others.
-            oldest = min(head.slot for head in self.heads) - self._deepest
-            needed = bisect_right(self._blocks, oldest, key=lambda b: b.slot) - 1
-            del self._blocks[: max(0, min(needed, len(self._blocks) - self._keep_blocks))]
-
     def _move_nodes(self) -> None:
         lags = Range(0, self.rules.node_lag_slots)
         faults = self.faults.at(Site.NODE)
@@ -380,7 +349,7 @@ class Chain:
             for injected in held:
                 how = injected.fault.lag
                 lag = max(lag, MAX_LAG_SLOTS if how.frozen else how.slots)
-            reached = self.block_at(self._slot - lag)
+            reached = self.history.block_at(self._slot - lag)
             self.heads[node] = reached if reached.slot > head.slot else head
             if not held:
                 free.append(self.heads[node].slot)

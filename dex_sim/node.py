@@ -10,7 +10,7 @@ import msgspec
 from dex_sim import market
 from dex_sim.chain import RECENT_SLOTS, Chain
 from dex_sim.execution import LAMPORTS, undone
-from dex_sim.ledger import Block, Landed
+from dex_sim.history import Block, Landed
 from dex_sim.transaction import Reason, Refused, Transaction
 
 
@@ -37,7 +37,7 @@ class Node(msgspec.Struct, frozen=True):
             Commitment.CONFIRMED: rules.confirmed_after_slots,
             Commitment.FINALIZED: rules.finalized_after_slots,
         }[commitment]
-        return self.chain.block_at(self.head.slot - depth)
+        return self.chain.history.block_at(self.head.slot - depth)
 
     def commitment(self, slot: int) -> Commitment:
         """How settled a slot is."""
@@ -51,10 +51,10 @@ class Node(msgspec.Struct, frozen=True):
     def send(self, transaction: Transaction) -> None:
         """Take a transaction for the next block; safe to repeat. Raises Refused."""
         chain = self.chain
-        sighting = chain.sighting(transaction.signature)
+        sighting = chain.history.sighting(transaction.signature)
         if sighting is not None and sighting.slot <= self.head.slot:
             raise Refused(Reason.ALREADY_PROCESSED, "this signature landed before")
-        signed_with = chain.block_of(transaction.message.blockhash)
+        signed_with = chain.history.block_of(transaction.message.blockhash)
         if (
             signed_with is None
             or signed_with.slot > self.head.slot
@@ -68,7 +68,7 @@ class Node(msgspec.Struct, frozen=True):
 
     def look_up(self, signatures: Sequence[str], *, search_history: bool) -> list[Landed | None]:
         """What landed of these: in recent slots, or ever."""
-        found = [self.chain.sighting(signature) for signature in signatures]
+        found = [self.chain.history.sighting(signature) for signature in signatures]
         if search_history and None in found:
             forgotten = [s for s, landed in zip(signatures, found, strict=True) if landed is None]
             ever = self.chain.ledger.landed(forgotten)

@@ -20,7 +20,8 @@ from dex_sim import chain as chain_module
 from dex_sim.chain import Chain, Rules, clock_at
 from dex_sim.chance import Chance, Range
 from dex_sim.execution import CROWD, LAMPORTS, Outcome
-from dex_sim.ledger import FILE_NAME, Block, Landed, open_ledger
+from dex_sim.history import Block, Landed
+from dex_sim.ledger_file import FILE_NAME, open_ledger
 from dex_sim.market import SOL, TOKENS, opening_pools
 from dex_sim.node import Commitment, Node
 from dex_sim.pool import Pool
@@ -130,7 +131,7 @@ def test_a_transaction_lands_up_to_its_last_valid_block_height_and_never_after(
     chain.accept(transaction)
     chain.advance()
 
-    assert (chain.sighting(transaction.signature) is not None) is landed
+    assert (chain.history.sighting(transaction.signature) is not None) is landed
     assert bool(chain.ledger.fills(0, 10)) is landed
     assert not chain.is_pending(transaction.signature)
 
@@ -202,7 +203,7 @@ def test_whatever_forks_do_nothing_is_made_or_lost_and_what_is_final_stays(
         now = final_results(chain, signatures)
         assert now.items() >= final.items()
         assert held(chain) == before
-        remembered = {s: landed for s in signatures if (landed := chain.sighting(s))}
+        remembered = {s: landed for s in signatures if (landed := chain.history.sighting(s))}
         assert chain.ledger.landed(signatures) == remembered
         final = now
     advance(chain, 300)
@@ -390,7 +391,7 @@ def test_what_is_forgotten_in_memory_is_still_in_the_history(open_chain: OpenCha
     advance(chain, 600)
 
     [status] = node(chain).look_up([transaction.signature], search_history=True)
-    assert chain.sighting(transaction.signature) is None
+    assert chain.history.sighting(transaction.signature) is None
     assert status is not None
     assert status.slot == chain_module.GENESIS_SLOT + 1
 
@@ -458,7 +459,7 @@ def test_a_block_that_cannot_be_written_never_happened(
         chain.advance()
 
     assert (chain.head, chain.accounts.pools, chain.accounts.balances) == before
-    assert chain.sighting(transaction.signature) is None
+    assert chain.history.sighting(transaction.signature) is None
 
 
 def test_a_full_mempool_turns_away(open_chain: OpenChain, monkeypatch: pytest.MonkeyPatch) -> None:

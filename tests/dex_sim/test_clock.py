@@ -11,7 +11,7 @@ import pytest
 from dex_sim import clock
 from dex_sim.chain import Chain, Rules
 from dex_sim.chance import Chance, Range
-from dex_sim.ledger import open_ledger
+from dex_sim.ledger_file import open_ledger
 
 LONG_SECONDS = 1000.0
 

@@ -19,7 +19,8 @@ from solders.transaction import VersionedTransaction
 from dex_sim.chain import Chain
 from dex_sim.chance import Chance, Range
 from dex_sim.execution import LAMPORTS
-from dex_sim.ledger import Landed, open_ledger
+from dex_sim.history import Landed
+from dex_sim.ledger_file import open_ledger
 from dex_sim.market import RAY, SOL, TOKENS, USDC, opening_pools
 from dex_sim.pool import Pool, Unfillable
 from dex_sim.program import arrays_to_name, further_units, parties_of
