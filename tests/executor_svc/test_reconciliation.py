@@ -29,7 +29,7 @@ from tests import builders
 from tests.conftest import new_database
 from tests.engine.test_store import execute, read
 from tests.executor_svc.desk import FLOOR, WALLET, Desk
-from tests.executor_svc.test_executor import TWO_HOPS
+from tests.executor_svc.legs import TWO_HOPS
 from tests.fakes import FakeChain, Landed
 
 TABLES: Final = ("orders", "attempts", "order_events", "signing")
