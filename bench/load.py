@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 
 import bench
-from bench import streaming, unary
+from bench import lean, streaming, unary
 from bench.job import Flow, Job, Outcome
 from bench.tally import Tally
 from engine.v1.orders_pb2_grpc import OrderServiceStub
@@ -32,10 +32,12 @@ ANSWER_SECONDS: Final = 30.0
 LINE_BYTES: Final = 1 << 20
 CODE: Final = str(Path(bench.__file__).resolve().parent.parent)
 
-FLOWS: Final[Mapping[Flow, Callable[[OrderServiceAsyncStub, Tally], Awaitable[None]]]] = {
+STREAMS: Final[Mapping[Flow, Callable[[OrderServiceAsyncStub, Tally], Awaitable[None]]]] = {
     Flow.STREAM: streaming.stream,
     Flow.OFFER: streaming.offer,
     Flow.ACCEPT: streaming.accept,
+}
+CALLS: Final[Mapping[Flow, Callable[[lean.Orders, Tally], Awaitable[None]]]] = {
     Flow.ACCEPT_UNARY: unary.accept,
     Flow.UNARY: unary.unary,
     Flow.WATCHERS: unary.watchers,
@@ -86,40 +88,46 @@ async def load_client(address: str, log: Path) -> AsyncIterator[LoadClient]:
 
 async def _serve(address: str) -> None:
     loop = asyncio.get_running_loop()
-    async with channel(address) as opened:
-        stub: OrderServiceAsyncStub = OrderServiceStub(opened)
-        while line := await loop.run_in_executor(None, sys.stdin.readline):
-            outcome = await do(stub, msgspec.json.decode(line, type=Job))
-            sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
-            sys.stdout.flush()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        outcome = await do(address, msgspec.json.decode(line, type=Job))
+        sys.stdout.write(msgspec.json.encode(outcome).decode() + "\n")
+        sys.stdout.flush()
 
 
-async def do(stub: OrderServiceAsyncStub, job: Job) -> Outcome:
+async def do(address: str, job: Job) -> Outcome:
     """Do the job. What stops it half way is told as the outcome's problem."""
     tally = Tally(job)
     problem = None
     try:
         async with asyncio.timeout(job.limit_seconds):
-            await FLOWS[job.flow](stub, tally)
+            if job.flow in CALLS:
+                async with lean.orders(address) as orders:
+                    await CALLS[job.flow](orders, tally)
+            else:
+                async with channel(address) as opened:
+                    await STREAMS[job.flow](OrderServiceStub(opened), tally)
     except* TimeoutError:
         problem = f"not all was done after {job.limit_seconds:g} s"
-    except* grpc.aio.AioRpcError as failures:
+    except* (grpc.aio.AioRpcError, lean.CallFailed, OSError) as failures:
         problem = _why(failures)
     return msgspec.structs.replace(tally.outcome(), problem=problem)
 
 
-def _why(failures: BaseExceptionGroup[grpc.aio.AioRpcError]) -> str:
+def _why(failures: BaseExceptionGroup[Exception]) -> str:
     """What the call failed with that made all the others be cancelled."""
     causes, _ = failures.split(_is_cause)
     error: BaseException = causes or failures
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, grpc.aio.AioRpcError)
-    return f"{error.code().name}: {error.details()}"
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error)
 
 
 def _is_cause(error: BaseException) -> bool:
-    return isinstance(error, grpc.aio.AioRpcError) and error.code() is not grpc.StatusCode.CANCELLED
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code() is not grpc.StatusCode.CANCELLED
+    return isinstance(error, lean.CallFailed | OSError)
 
 
 if __name__ == "__main__":

@@ -10,27 +10,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
-from typing import TYPE_CHECKING, Final
 
 import grpc
 
+from bench.lean import CallFailed, Orders
 from bench.tally import FINAL, Tally
 from engine.v1 import orders_pb2 as pb
 
-if TYPE_CHECKING:
-    from engine.v1.orders_pb2_grpc import OrderServiceAsyncStub
 
-CALL_SECONDS: Final = 60.0
-
-
-async def unary(stub: OrderServiceAsyncStub, tally: Tally) -> None:
+async def unary(orders: Orders, tally: Tally) -> None:
     """As many clients as orders in flight: each submits, watches to the end, and again."""
 
     async def keep_trading() -> None:
         while tally.may_send():
-            order_id = await _submit(stub, tally)
+            order_id = await _submit(orders, tally)
             if order_id is not None:
-                await _watch(stub, tally, order_id, lambda: None)
+                await _watch(orders, tally, order_id, lambda: None)
         tally.stop_sending()
 
     async with asyncio.TaskGroup() as group:
@@ -38,19 +33,19 @@ async def unary(stub: OrderServiceAsyncStub, tally: Tally) -> None:
             group.create_task(keep_trading())
 
 
-async def watchers(stub: OrderServiceAsyncStub, tally: Tally) -> None:
+async def watchers(orders: Orders, tally: Tally) -> None:
     """Round after round: all watchers are there before the orders in flight may move."""
     job = tally.job
     assert job.held_pid is not None
     while tally.may_send():
         async with asyncio.TaskGroup() as group:
             with _held(job.held_pid):
-                answers = [_submit(stub, tally) for _ in range(job.in_flight)]
-                orders = [order for order in await asyncio.gather(*answers) if order is not None]
+                answers = [_submit(orders, tally) for _ in range(job.in_flight)]
+                accepted = [order for order in await asyncio.gather(*answers) if order is not None]
                 live = []
-                for order_id, _ in zip(cycle(orders), range(job.watchers), strict=False):
+                for order_id, _ in zip(cycle(accepted), range(job.watchers), strict=False):
                     live.append(asyncio.Event())
-                    group.create_task(_watch(stub, tally, order_id, live[-1].set))
+                    group.create_task(_watch(orders, tally, order_id, live[-1].set))
                 for event in live:
                     await event.wait()
                 tally.released()
@@ -67,12 +62,12 @@ def _held(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def accept(stub: OrderServiceAsyncStub, tally: Tally) -> None:
+async def accept(orders: Orders, tally: Tally) -> None:
     """Submit only, `in_flight` calls at a time."""
 
     async def keep_submitting() -> None:
         while tally.may_send():
-            await _submit(stub, tally)
+            await _submit(orders, tally)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(tally.job.in_flight):
@@ -80,26 +75,24 @@ async def accept(stub: OrderServiceAsyncStub, tally: Tally) -> None:
     tally.stop_sending()
 
 
-async def _submit(stub: OrderServiceAsyncStub, tally: Tally) -> str | None:
+async def _submit(orders: Orders, tally: Tally) -> str | None:
     number = len(tally.sent)
     order = tally.send()
     try:
-        answer = await stub.SubmitOrder(order, timeout=CALL_SECONDS, wait_for_ready=True)
-    except grpc.aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        answer = await orders.submit(order)
+    except CallFailed as error:
+        if error.code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
             raise
-        tally.refuse(number, error.code().name)
+        tally.refuse(number, error.code.name)
         return None
     tally.accept(number)
     return answer.order.order_id
 
 
-async def _watch(
-    stub: OrderServiceAsyncStub, tally: Tally, order_id: str, live: Callable[[], object]
-) -> None:
+async def _watch(orders: Orders, tally: Tally, order_id: str, live: Callable[[], object]) -> None:
     since = math.inf
     request = pb.WatchOrderRequest(order_id=order_id, after_sequence=0)
-    async for response in stub.WatchOrder(request, timeout=CALL_SECONDS):
+    async for response in orders.watch(request):
         now = time.time()
         since = min(since, now)
         live()
