@@ -100,17 +100,20 @@ class Acceptance:
         limits = self._accounts.limits(order.account)
         try:
             self._require_acceptable(order.request, limits)
-            self._admission.require_room()
+            self._admission.enter()
         except RequestError:
             # A repeated request is answered as the first was, however late it is repeated.
             earlier = None if order.client_order_id is None else await self._store.earlier(order)
             if earlier is None:
                 raise
             return Added(earlier, None)
-        added = await self._store.add(order, limits.allowance)
-        if added.event is not None:
-            self._admission.count()
-        return added
+        accepted = False
+        try:
+            added = await self._store.add(order, limits.allowance)
+            accepted = added.event is not None
+            return added
+        finally:
+            self._admission.leave(accepted=accepted)
 
     async def _check(self, order: Order) -> None:
         """Raise what adding the order would, or NoRoute; stores nothing."""

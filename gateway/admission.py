@@ -29,9 +29,9 @@ def group_size(waiting: int) -> int:
 class Admission:
     """Keeps the orders that nothing is signed for yet below a limit.
 
-    They are counted in the database every quarter of a second, and what this gateway accepted
-    since then is added, so several gateways together may overshoot a little. The count also tells
-    how many new orders go on together.
+    They are counted in the database every quarter of a second. What this gateway stores meanwhile,
+    and has stored since, is added; so several gateways overshoot at most by what each takes within
+    that time. The count also tells how many new orders go on together.
     """
 
     def __init__(self, store: Store, max_waiting_orders: int) -> None:
@@ -39,19 +39,22 @@ class Admission:
         self._limit = max_waiting_orders
         self._waiting = 0
         self._since = 0
+        self._entering = 0
         self._lately: deque[int] = deque(maxlen=LOOKS)
 
-    def require_room(self) -> None:
-        """Raise Overloaded when the engine has enough to do."""
-        if self._waiting + self._since >= self._limit:
+    def enter(self) -> None:
+        """Take a place for an order, to be stored next; raises Overloaded when there is none."""
+        if self._waiting + self._since + self._entering >= self._limit:
             raise Overloaded(
-                f"{self._limit} orders are waiting to be executed; "
+                f"{self._limit} orders wait to be executed already, and no more may; "
                 "this one was not accepted: try again later"
             )
+        self._entering += 1
 
-    def count(self) -> None:
-        """An order was accepted."""
-        self._since += 1
+    def leave(self, *, accepted: bool) -> None:
+        """It is stored and waits, or it does not."""
+        self._entering -= 1
+        self._since += accepted
 
     async def follow(self) -> None:
         """Count what waits, until cancelled."""

@@ -46,6 +46,23 @@ async def test_new_orders_go_on_in_groups_that_suit_what_waited_lately(store: St
         following.cancel()
 
 
+async def test_an_order_has_its_place_from_before_it_is_stored_until_it_is_counted(
+    store: Store,
+) -> None:
+    admission = Admission(store, 3)
+    admission.enter()
+    admission.enter()
+    admission.enter()
+    assert await is_full(admission, True)
+
+    admission.leave(accepted=False)  # it was there before, or refused
+    assert await is_full(admission, False)
+    admission.leave(accepted=True)
+    admission.leave(accepted=True)
+    admission.enter()
+    assert await is_full(admission, True)
+
+
 END_ALL = """
 UPDATE orders SET status = 'failed', settled = true, next_check_at = NULL, complete_time = now(),
                   error_reason = 'X', error_message = 'x'
@@ -58,7 +75,8 @@ async def place(store: Store, orders: int) -> None:
 
 async def is_full(admission: Admission, wanted: bool) -> bool:
     try:
-        admission.require_room()
+        admission.enter()
     except Overloaded:
         return wanted
+    admission.leave(accepted=False)
     return not wanted

@@ -229,6 +229,17 @@ async def test_one_order_too_many_is_refused_at_once_and_told_when_to_come_back(
     assert len(await stored(full)) == 3
 
 
+async def test_orders_that_come_together_are_no_more_than_may_wait(dsn: str, nats: Nats) -> None:
+    async with running(dsn, nats.url, max_waiting_orders=3) as gateway:
+        batches = [_batch(*[swap(f"key-{b}-{n}") for n in range(200)]) for b in range(2)]
+        results = await _submit(gateway, *batches)
+        assert sum(result.HasField("accepted") for result in results.values()) == 3
+        assert {r.refused.reason for r in results.values() if r.HasField("refused")} == {
+            "OVERLOADED"
+        }
+        assert len(await stored(gateway)) == 3
+
+
 async def test_an_accepted_order_is_answered_again_however_many_wait(full: Gateway) -> None:
     again = await full.client.SubmitOrder(swap("key-1"))
     assert again.duplicate
