@@ -40,6 +40,7 @@ ANSWERS: Final[Mapping[type[errors.RequestError], Answer]] = {
     errors.Unauthenticated: Answer(grpc.StatusCode.UNAUTHENTICATED),
     errors.RoleRequired: Answer(grpc.StatusCode.PERMISSION_DENIED),
     errors.KeyNotFound: Answer(grpc.StatusCode.NOT_FOUND),
+    errors.NoOperatorLeft: Answer(grpc.StatusCode.FAILED_PRECONDITION),
     errors.NoRoute: Answer(grpc.StatusCode.FAILED_PRECONDITION),
     errors.RiskLimit: Answer(grpc.StatusCode.FAILED_PRECONDITION),
     errors.TradingHalted: Answer(grpc.StatusCode.FAILED_PRECONDITION),
@@ -82,6 +83,8 @@ def to_status(error: errors.RequestError) -> status_pb2.Status:
                 description=str(error),
             )
         )
+    if isinstance(error, errors.NoOperatorLeft):
+        details.append(_unmet(error.reason, {"key": str(error)}))
     if isinstance(error, errors.NoRoute):
         details.append(_unmet(error.reason, error.metadata))
     if isinstance(error, errors.RiskLimit):

@@ -8,6 +8,7 @@ EngineError
 │   ├── Unauthenticated             UNAUTHENTICATED
 │   ├── RoleRequired                ROLE_REQUIRED
 │   ├── KeyNotFound                 KEY_NOT_FOUND
+│   ├── NoOperatorLeft              NO_OPERATOR_LEFT
 │   ├── NoRoute                     NO_ROUTE
 │   ├── RiskLimit                   RISK_LIMIT
 │   ├── TradingHalted               TRADING_HALTED
@@ -47,6 +48,7 @@ class Reason(StrEnum):
     UNAUTHENTICATED = "UNAUTHENTICATED"
     ROLE_REQUIRED = "ROLE_REQUIRED"
     KEY_NOT_FOUND = "KEY_NOT_FOUND"
+    NO_OPERATOR_LEFT = "NO_OPERATOR_LEFT"
     NO_ROUTE = "NO_ROUTE"
     RISK_LIMIT = "RISK_LIMIT"
     TRADING_HALTED = "TRADING_HALTED"
@@ -121,6 +123,12 @@ class KeyNotFound(RequestError):
     """There is no such API key."""
 
     reason = Reason.KEY_NOT_FOUND
+
+
+class NoOperatorLeft(RequestError):
+    """There would be keys, and none of them an operator's."""
+
+    reason = Reason.NO_OPERATOR_LEFT
 
 
 class NoRoute(RequestError):

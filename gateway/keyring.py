@@ -14,7 +14,7 @@ from typing import Final
 
 import asyncpg
 
-from engine.errors import KeyNotFound
+from engine.errors import KeyNotFound, NoOperatorLeft
 from engine.store import Store
 from engine.v1 import admin_pb2 as pb
 
@@ -32,12 +32,25 @@ LIST: Final = """
 SELECT * FROM api_keys
  WHERE number > $1 AND ($2::text IS NULL OR account = $2) ORDER BY number LIMIT $3
 """
-CREATE: Final = """
-INSERT INTO api_keys (key_id, account, role, secret_hash, note) VALUES ($1, $2, $3, $4, $5)
+# Once there are keys nobody does anything without one. So there is always an operator's that is
+# good: who locked out everybody could not make another, nor stop trading.
+OPERATORS: Final = """
+operators AS MATERIALIZED (
+    SELECT key_id FROM api_keys WHERE role = 'operator' AND revoke_time IS NULL
+     ORDER BY number FOR UPDATE
+)"""
+CREATE: Final = f"""
+WITH {OPERATORS}
+INSERT INTO api_keys (key_id, account, role, secret_hash, note)
+SELECT $1, $2, $3, $4, $5 WHERE $3 = 'operator' OR EXISTS (SELECT FROM operators)
 RETURNING *
 """
-REVOKE: Final = """
-UPDATE api_keys SET revoke_time = coalesce(revoke_time, now()) WHERE key_id = $1 RETURNING *
+REVOKE: Final = f"""
+WITH {OPERATORS}
+UPDATE api_keys SET revoke_time = now()
+ WHERE key_id = $1 AND revoke_time IS NULL
+   AND EXISTS (SELECT FROM operators o WHERE o.key_id <> $1)
+RETURNING *
 """
 
 
@@ -79,12 +92,20 @@ class Keyring:
         return bool(await self._store.ask(lambda connection: connection.fetch(ANY)))
 
     async def create(self, account: str, role: Role, note: str) -> tuple[Key, str]:
-        """A new key, and the secret to call with. Not safe to repeat: each time it is another."""
+        """A new key, and the secret to call with. Not safe to repeat: each time it is another.
+
+        Raises NoOperatorLeft unless it is an operator's, or one is good already.
+        """
         key_id, part = secrets.token_hex(KEY_ID_BYTES), secrets.token_hex(SECRET_BYTES)
         secret = f"oee_{key_id}_{part}"
         row = (key_id, account, role.name.lower(), _hash(secret), note)
-        [made] = await self._store.ask(lambda connection: connection.fetch(CREATE, *row))
-        return _key(made), secret
+        made = await self._store.ask(lambda connection: connection.fetch(CREATE, *row))
+        if not made:
+            raise NoOperatorLeft(
+                "no key was made: with the first one everybody needs a key, and none would be an "
+                "operator's; make that one first, with the role operator"
+            )
+        return _key(made[0]), secret
 
     async def find(self, key_ids: Sequence[str]) -> dict[str, Key]:
         """Those of the keys that there are, revoked ones too, by their ids."""
@@ -99,11 +120,21 @@ class Keyring:
         return [_key(row) for row in found]
 
     async def revoke(self, key_id: str) -> Key:
-        """Make a key worthless; safe to repeat. Raises KeyNotFound."""
-        found = await self._store.ask(lambda connection: connection.fetch(REVOKE, key_id))
-        if not found:
+        """Make a key worthless; safe to repeat.
+
+        Raises KeyNotFound, and NoOperatorLeft for the last key of an operator that is good.
+        """
+        revoked = await self._store.ask(lambda connection: connection.fetch(REVOKE, key_id))
+        if revoked:
+            return _key(revoked[0])
+        key = (await self.find([key_id])).get(key_id)
+        if key is None:
             raise KeyNotFound(f"there is no key {key_id}: see `oee keys list` for those there are")
-        return _key(found[0])
+        if key.revoke_time is None:
+            raise NoOperatorLeft(
+                f"{key_id} was not revoked: no other key of an operator is good; make one first"
+            )
+        return key
 
 
 def key_id_of(secret: str) -> str | None:

@@ -13,7 +13,7 @@ from functools import partial
 from pydantic import Field
 
 from engine import runtime
-from engine.errors import StartupError, StoreUnavailable
+from engine.errors import NoOperatorLeft, StartupError, StoreUnavailable
 from engine.runtime import PostgresDsn, ServiceSettings
 from engine.store import open_store
 from gateway.keyring import ACCOUNT, MAX_NOTE_CHARACTERS, Keyring, Role
@@ -29,7 +29,7 @@ async def run(arguments: argparse.Namespace, settings: Settings, stop: asyncio.E
             _, secret = await Keyring(store).create(
                 arguments.account, Role[arguments.role.upper()], arguments.note
             )
-        except StoreUnavailable as error:
+        except (NoOperatorLeft, StoreUnavailable) as error:
             raise StartupError(str(error)) from None
     sys.stdout.write(f"{secret}\n")
 

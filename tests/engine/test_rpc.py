@@ -201,6 +201,20 @@ TOLD: list[tuple[errors.RequestError, grpc.StatusCode, list[Message]]] = [
         [info("KEY_NOT_FOUND")],
     ),
     (
+        errors.NoOperatorLeft("make one first"),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        [
+            info("NO_OPERATOR_LEFT"),
+            details.PreconditionFailure(
+                violations=[
+                    details.PreconditionFailure.Violation(
+                        type="NO_OPERATOR_LEFT", subject="key", description="make one first"
+                    )
+                ]
+            ),
+        ],
+    ),
+    (
         errors.NoRoute("nobody has a pool", raydium="no pool"),
         grpc.StatusCode.FAILED_PRECONDITION,
         [

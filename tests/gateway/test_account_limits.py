@@ -248,7 +248,7 @@ async def test_previews_have_a_pace_and_are_told_when_there_is_room_again(
         assert one <= told
         assert accepted(await answers(gateway, [swap()])) != []
 
-        key = admin_pb2.CreateKeyRequest(account="other", role=admin_pb2.ROLE_VIEWER)
+        key = admin_pb2.CreateKeyRequest(account="other", role=admin_pb2.ROLE_OPERATOR)
         other = gateway.called_with((await gateway.admin.CreateKey(key)).secret)
         assert (await other.client.PreviewOrder(preview)).route.venue == "raydium"
 

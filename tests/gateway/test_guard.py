@@ -145,7 +145,7 @@ async def test_a_key_is_good_the_moment_it_is_made_at_a_gateway_that_was_open(
     dsn: str, nats: Nats, gateway: Gateway
 ) -> None:
     async with running(dsn, nats.url) as other:
-        key = await key_of(gateway, "desk")
+        key = await key_of(gateway, "desk", Role.OPERATOR)
         accepted = await other.called_with(key).client.SubmitOrder(swap())
         assert accepted.order.account == "desk"
         status = await refusal(other.client.SubmitOrder(swap()))
@@ -186,6 +186,57 @@ async def test_what_is_wrong_with_a_new_key_is_told_at_once(operator: Gateway) -
     assert all(field in str(status) for field in ("account", "role", "note"))
     nobody = admin_pb2.RevokeKeyRequest(key_id="0" * 16)
     assert reason(await refusal(operator.admin.RevokeKey(nobody))) == "KEY_NOT_FOUND"
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.TRADER])
+async def test_the_first_key_is_an_operators_and_nothing_closes_before_it(
+    gateway: Gateway, role: Role
+) -> None:
+    status = await refusal(key_of(gateway, "desk", role))
+    assert (code(status), reason(status)) == ("FAILED_PRECONDITION", "NO_OPERATOR_LEFT")
+    assert (await gateway.client.SubmitOrder(swap())).order.account == "default"
+    operator = gateway.called_with(await key_of(gateway, "house", Role.OPERATOR))
+    assert await key_of(operator, "desk", role)
+
+
+async def test_the_last_operators_key_cannot_be_revoked(gateway: Gateway) -> None:
+    first = await key_of(gateway, "house", Role.OPERATOR)
+    operator = gateway.called_with(first)
+    await key_of(operator, "desk")
+    revoke = admin_pb2.RevokeKeyRequest(key_id=first[4:20])
+
+    status = await refusal(operator.admin.RevokeKey(revoke))
+    assert (code(status), reason(status)) == ("FAILED_PRECONDITION", "NO_OPERATOR_LEFT")
+    assert first[4:20] in status.message
+    second = await key_of(operator, "house", Role.OPERATOR)
+    revoked = await operator.admin.RevokeKey(revoke)
+
+    other = gateway.called_with(second)
+    assert await other.admin.RevokeKey(revoke) == revoked
+    last = await refusal(other.admin.RevokeKey(admin_pb2.RevokeKeyRequest(key_id=second[4:20])))
+    assert reason(last) == "NO_OPERATOR_LEFT"
+
+
+async def test_two_operators_do_not_revoke_each_other_at_once(gateway: Gateway) -> None:
+    secrets = [await key_of(gateway, "house", Role.OPERATOR)]
+    operator = gateway.called_with(secrets[0])
+    secrets.append(await key_of(operator, "house", Role.OPERATOR))
+    revoking = [
+        gateway.called_with(mine).admin.RevokeKey(admin_pb2.RevokeKeyRequest(key_id=other[4:20]))
+        for mine, other in (secrets, reversed(secrets))
+    ]
+
+    outcomes = await asyncio.gather(*revoking, return_exceptions=True)
+
+    assert sum(isinstance(outcome, Exception) for outcome in outcomes) == 1
+    answers = await asyncio.gather(
+        *[
+            gateway.called_with(secret).admin.ListKeys(admin_pb2.ListKeysRequest())
+            for secret in secrets
+        ],
+        return_exceptions=True,
+    )
+    assert sum(isinstance(answer, admin_pb2.ListKeysResponse) for answer in answers) == 1
 
 
 # ── revocation ────────────────────────────────────────────────────────────────────────────────
