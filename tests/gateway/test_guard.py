@@ -20,6 +20,7 @@ from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from engine.errors import NoOperatorLeft
 from engine.lifecycle import Status
 from engine.relay import Relay
 from engine.store import Store
@@ -27,7 +28,7 @@ from engine.v1 import admin_pb2
 from engine.v1 import orders_pb2 as pb
 from engine.v1.orders_pb2_grpc import OrderServiceStub
 from gateway.guard import NEEDED, unsafe_reason
-from gateway.keyring import Role
+from gateway.keyring import REVOKE, Keyring, Role
 from oee.nats import Nats
 from tests import builders
 from tests.gateway.running import (
@@ -217,26 +218,24 @@ async def test_the_last_operators_key_cannot_be_revoked(gateway: Gateway) -> Non
     assert reason(last) == "NO_OPERATOR_LEFT"
 
 
-async def test_two_operators_do_not_revoke_each_other_at_once(gateway: Gateway) -> None:
-    secrets = [await key_of(gateway, "house", Role.OPERATOR)]
-    operator = gateway.called_with(secrets[0])
-    secrets.append(await key_of(operator, "house", Role.OPERATOR))
-    revoking = [
-        gateway.called_with(mine).admin.RevokeKey(admin_pb2.RevokeKeyRequest(key_id=other[4:20]))
-        for mine, other in (secrets, reversed(secrets))
-    ]
+async def test_two_operators_do_not_revoke_each_other_at_once(dsn: str, store: Store) -> None:
+    keyring = Keyring(store)
+    one, other = [(await keyring.create("house", Role.OPERATOR, ""))[0].key_id for _ in range(2)]
+    connection = await asyncpg.connect(dsn)
+    async with connection.transaction():
+        await connection.fetch(REVOKE, one)
+        revoking = asyncio.create_task(keyring.revoke(other))
 
-    outcomes = await asyncio.gather(*revoking, return_exceptions=True)
+        async def waits_or_is_done() -> bool:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            await connection.execute("SELECT pg_stat_clear_snapshot()")
+            return revoking.done() or bool(await connection.fetchval(waiting))
 
-    assert sum(isinstance(outcome, Exception) for outcome in outcomes) == 1
-    answers = await asyncio.gather(
-        *[
-            gateway.called_with(secret).admin.ListKeys(admin_pb2.ListKeysRequest())
-            for secret in secrets
-        ],
-        return_exceptions=True,
-    )
-    assert sum(isinstance(answer, admin_pb2.ListKeysResponse) for answer in answers) == 1
+        await eventually(waits_or_is_done)
+    await connection.close()
+
+    with pytest.raises(NoOperatorLeft):
+        await revoking
 
 
 # ── revocation ────────────────────────────────────────────────────────────────────────────────
