@@ -132,7 +132,7 @@ class NoOperatorLeft(RequestError):
 
 
 class NoRoute(RequestError):
-    """No venue can do this swap."""
+    """No venue can do this swap, or none as it has to be done."""
 
     reason = Reason.NO_ROUTE
 

@@ -123,7 +123,7 @@ class Acceptance:
             self._require_acceptable(order.request, limits)
         else:
             _require_same(earlier, order.request)
-        await self._routes.preview(order.account, order.request, limits.max_price_impact_bps)
+        await self._routes.require(order.account, order.request, limits.max_price_impact_bps)
 
     def _require_acceptable(self, wanted: OrderRequest, limits: AccountLimits) -> None:
         _require_future(wanted)

@@ -26,6 +26,15 @@ class Routes:
         self._quoter = quoter
         self._pace = pace
 
+    async def require(
+        self, account: str, wanted: OrderRequest, max_price_impact_bps: int | None
+    ) -> None:
+        """Raise NoRoute unless the router would choose a route now; RateLimited."""
+        self._pace.take(account, 1)
+        offer = await self._quoter.decide(wanted, None, max_price_impact_bps)
+        if isinstance(offer, NoOffer):
+            raise _no_route(offer)
+
     async def preview(
         self, account: str, wanted: OrderRequest, max_price_impact_bps: int | None
     ) -> RouteDecision:
@@ -59,8 +68,10 @@ def _decision(offer: RouteDecision | NoOffer) -> RouteDecision:
     if not isinstance(offer, NoOffer):
         return offer
     if offer.permanent:
-        raise NoRoute(
-            offer.failure.message,
-            **{q.venue: q.refusal.message for q in offer.decision.quotes if q.refusal},
-        )
+        raise _no_route(offer)
     return offer.decision
+
+
+def _no_route(offer: NoOffer) -> NoRoute:
+    refusals = {q.venue: q.refusal.message for q in offer.decision.quotes if q.refusal}
+    return NoRoute(offer.failure.message, **(refusals or {"route": offer.failure.message}))

@@ -1102,7 +1102,9 @@ class SubmitOrderRequest(_message.Message):
     min_amount_out: _builtins.str
     """The least to receive, in whole tokens; replaces slippage_bps."""
     validate_only: _builtins.bool
-    """Run every check, including that some venue has a route, and store nothing."""
+    """Run every check, including that there is a route now, and store nothing. An order itself is
+    accepted without a route, and looks for one a few times.
+    """
     @_builtins.property
     def venues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Swap only at these venues; empty means all."""

@@ -176,8 +176,12 @@ async def test_a_preview_that_may_succeed_later_is_shown_without_a_route(
         running(dsn, NO_NATS, venues=addresses) as gateway,
     ):
         route = (await gateway.client.PreviewOrder(request)).route
+        checked = swap(validate_only=True, **fields)
+        status = await refusal(gateway.client.SubmitOrder(checked))
     assert (route.venue, why in route.why) == ("", True), route.why
     assert [quote.venue for quote in route.quotes] == ["meteora", "raydium"]
+    assert (code(status), reason(status)) == ("FAILED_PRECONDITION", "NO_ROUTE")
+    assert status.message == route.why
 
 
 async def test_what_no_venue_can_ever_do_is_refused_as_no_route(dsn: str) -> None:
