@@ -17,6 +17,7 @@ from engine.route import Route, RouteDecision, VenueQuote
 from engine.routing import NoOffer, Rules, choose
 from engine.routing.market import Market, share_ppm
 from engine.store import Store
+from engine.token import Tokens
 from engine.v1 import venue_pb2 as pb
 from engine.venue import Venue
 from engine.venue_scores import VenueScores
@@ -31,12 +32,14 @@ class Quoter:
         book: PoolBook,
         scores: VenueScores,
         rules: Rules,
+        tokens: Tokens,
         quote_timeout_seconds: float,
     ) -> None:
         self._venues = venues
         self._book = book
         self._scores = scores
         self._rules = rules
+        self._tokens = tokens
         self._quote_timeout_seconds = quote_timeout_seconds
 
     @classmethod
@@ -53,7 +56,7 @@ class Quoter:
     ) -> Self:
         """One that knows how these venues did; not `quote_locally`: it asks for every quote."""
         book = PoolBook(venues if quote_locally else {}, max_slot_lag, max_pool_share_bps)
-        return cls(venues, book, VenueScores(store), rules, quote_timeout_seconds)
+        return cls(venues, book, VenueScores(store), rules, store.tokens, quote_timeout_seconds)
 
     async def follow(self) -> None:
         """Keep pools and scores current, until cancelled."""
@@ -140,6 +143,7 @@ class Quoter:
             self._rules,
             self._scores.scores,
             max_price_impact_bps,
+            self._tokens.written,
         )
 
     async def _ask(

@@ -85,3 +85,8 @@ class Tokens:
     def by_mint(self, mint: str) -> Token:
         """The token with this mint; raises KeyError for one that the table does not have."""
         return self._by_mint[mint]
+
+    def written(self, mint: str, amount: int) -> str:
+        """Base units of the token with this mint as people write them: "1.5 SOL"."""
+        token = self.by_mint(mint)
+        return f"{token.format(amount)} {token.symbol}"

@@ -18,11 +18,14 @@ from engine.route import MAX_SCORE_PPM, Candidate, Leg, Route, VenueQuote, Venue
 from engine.routing import reasons
 from engine.routing.market import Market, Offer, share_ppm
 from engine.routing.paths import Path, Rules, allowed, direct, hops
+from engine.routing.reasons import PPM_A_BPS
 from engine.routing.search import Goal, best_way
 
 POOL_SHARE_LIMIT: Final = "POOL_SHARE_LIMIT"
 # What a venue that does not say it has pools of.
 DEFAULT_KIND: Final = {"raydium": "raydium_cpmm", "meteora": "meteora_dlmm"}
+# What a swap of too small an amount fails with.
+TOO_LITTLE: Final = frozenset({"ZERO_AMOUNT", "ZERO_OUTPUT"})
 # A lamport is worth what this many yield: a pool of dust may show any price.
 WORTH_LAMPORTS: Final = 10_000_000
 LIGHTEST: Final = min(network_cost.WEIGHTS, key=lambda k: network_cost.WEIGHTS[k].compute_units)
@@ -89,7 +92,7 @@ class Candidates:
         if best is not None and (limit is None or best.price_impact_ppm <= limit):
             return best
         amount = self._request.amount_in
-        able = [o for o in self._offers if o.pool.venue == venue and o.amount_out(amount)]
+        able = [offer for offer in self._offers_of(venue) if offer.amount_out(amount)]
         every = filter(None, map(self._quoted, able))
         quotes = sorted(every, key=lambda quote: (-quote.amount_out, quote.pool))
         within = (q for q in quotes if limit is None or q.price_impact_ppm <= limit)
@@ -115,16 +118,24 @@ class Candidates:
         )
 
     def _refusal(self, venue: str) -> VenueQuote:
-        every = (self._quoted(offer) for offer in self._offers if offer.pool.venue == venue)
-        if shares := [q.pool_share_ppm for q in every if q and q.pool_share_ppm is not None]:
-            failure = too_much_of_a_pool(venue, min(shares), self._market)
+        quotes = [quote for quote in map(self._quoted, self._offers_of(venue)) if quote]
+        limit = self._market.max_share_bps * PPM_A_BPS
+        shares = [quote.pool_share_ppm for quote in quotes if quote.pool_share_ppm is not None]
+        if above := [share for share in shares if share > limit]:
+            failure = too_much_of_a_pool(venue, min(above), self._market)
             return VenueQuote(venue, 0, refusal=failure, is_local=True)
         pools = self._market.between(self._request.token_in, self._request.token_out)
-        if any(pool.venue == venue for pool in pools):
+        if any(_buys_nothing(o, self._request.amount_in) for o in self._offers_of(venue)):
+            why = f"{venue} would pay nothing for so small an amount"
+            failure = Failure("INSUFFICIENT_LIQUIDITY", why)
+        elif any(pool.venue == venue for pool in pools):
             failure = Failure("INSUFFICIENT_LIQUIDITY", f"no pool of {venue} can fill this amount")
         else:
             failure = Failure("NO_POOL", f"{venue} has no pool for this pair")
         return VenueQuote(venue, 0, refusal=failure, permanent=True, is_local=True)
+
+    def _offers_of(self, venue: str) -> list[Offer]:
+        return [offer for offer in self._offers if offer.pool.venue == venue]
 
     def single(self, quote: VenueQuote) -> Candidate:
         """All of the amount in the pool that a venue quoted."""
@@ -231,6 +242,13 @@ def too_much_of_a_pool(venue: str, share_ppm: int, market: Market) -> Failure:
     """Why a pool that could pay is not taken: only so small a part of it may be."""
     message = reasons.too_much_of_a_pool(venue, share_ppm, market.max_share_bps)
     return Failure(POOL_SHARE_LIMIT, message)
+
+
+def _buys_nothing(offer: Offer, amount_in: int) -> bool:
+    try:
+        return not offer.pay(amount_in).amount_out
+    except SwapFailed as failed:
+        return failed.reason in TOO_LITTLE
 
 
 def lamports_worth(market: Market, mint: str, rules: Rules) -> int | None:

@@ -18,7 +18,7 @@ from engine.routing import reasons
 from engine.routing.candidates import POOL_SHARE_LIMIT, Candidates, too_much_of_a_pool
 from engine.routing.market import Market
 from engine.routing.paths import Rules
-from engine.routing.reasons import PPM_A_BPS
+from engine.routing.reasons import PPM_A_BPS, Written, in_base_units
 
 NO_SCORES: Final[Mapping[str, VenueScore]] = MappingProxyType({})
 DEFAULT_RULES: Final = Rules()
@@ -43,6 +43,7 @@ def choose(
     rules: Rules = DEFAULT_RULES,
     scores: Mapping[str, VenueScore] = NO_SCORES,
     max_price_impact_bps: int | None = None,
+    written: Written = in_base_units,
 ) -> RouteDecision | NoOffer:
     """The route with the most net amount out that keeps the floor, or why there is none.
 
@@ -84,7 +85,7 @@ def choose(
     winner = next((each for each in ranked if _quoted(each) >= floor_of(each)), None)
     if winner is None:
         best = max(ranked, key=_quoted)
-        message = reasons.below_floor(best, floor_of(best))
+        message = reasons.below_floor(best, floor_of(best), request.token_out, written)
         return _none_now(asked, past, Failure("PRICE_FLOOR_NOT_MET", message))
     floor = floor_of(winner)
     route = _with_floors(winner.route, request.token_out, floor)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from engine.fractions import PPM
 from engine.route import Candidate, Leg, VenueQuote
 
 PPM_A_BPS: Final = 100
+# How an amount of a token is told.
+Written = Callable[[str, int], str]
 COST_UNKNOWN: Final = "; network cost is not counted, as no pool tells what a lamport is worth"
 
 
@@ -111,11 +113,17 @@ def _hundredths(ppm: int) -> str:
     return f"{ppm // PPM_A_BPS}.{ppm % PPM_A_BPS:02d}"
 
 
-def below_floor(best: Candidate, floor: int) -> str:
+def in_base_units(mint: str, amount: int) -> str:
+    """An amount where nobody knows how many decimals its token has."""
+    return f"{amount} base units"
+
+
+def below_floor(best: Candidate, floor: int, mint_out: str, written: Written) -> str:
     """When even the most that is offered is too little."""
+    quoted = written(mint_out, best.route.quoted_amount_out)
     return (
-        f"the best quote, {best.route.quoted_amount_out} base units from {best.route.venue}, "
-        f"is below the floor of {floor}"
+        f"the best quote, {quoted} from {best.route.venue}, "
+        f"is below the floor of {written(mint_out, floor)}"
     )
 
 

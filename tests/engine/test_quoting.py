@@ -90,7 +90,9 @@ async def start(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         async def begin(*venues: FakeVenue, streams: int) -> Quoter:
             named = {venue.name: venue for venue in venues}
             book = PoolBook(named, max_slot_lag=10, max_pool_share_bps=MAX_SHARE)
-            quoter = Quoter(named, book, VenueScores(store), Rules(), PATIENCE_SECONDS)
+            quoter = Quoter(
+                named, book, VenueScores(store), Rules(), store.tokens, PATIENCE_SECONDS
+            )
             following = asyncio.create_task(quoter.follow())
             opened.callback(following.cancel)
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -313,7 +315,7 @@ def quoting(store: Store, venues: dict[str, Asked], *told: pb.WatchPoolsResponse
         stream = book._streams[name] = Stream()
         for message in told:
             stream.hear(message, asyncio.get_running_loop().time())
-    return Quoter(dict(venues), book, VenueScores(store), Rules(), 2)
+    return Quoter(dict(venues), book, VenueScores(store), Rules(), store.tokens, 2)
 
 
 async def decide(quoter: Quoter, request: OrderRequest = SMALL) -> RouteDecision | NoOffer:

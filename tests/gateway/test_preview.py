@@ -159,20 +159,23 @@ async def test_the_curve_ends_where_no_venue_can_fill_the_amount(dsn: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("fields", "why"),
+    ("answer", "fields", "why"),
     [
-        ({}, "no venue offered a quote"),
-        ({"min_amount_out": "226"}, "is below the floor"),
+        (LIMITED, {}, "no venue offered a quote"),
+        (
+            pays(225_000_000),
+            {"min_amount_out": "226"},
+            "225 USDC from raydium, is below the floor of 226 USDC",
+        ),
     ],
 )
 async def test_a_preview_that_may_succeed_later_is_shown_without_a_route(
-    dsn: str, fields: dict[str, Any], why: str
+    dsn: str, answer: Any, fields: dict[str, Any], why: str
 ) -> None:
     request = pb.PreviewOrderRequest(**fields)
     request.MergeFrom(PREVIEW)
-    answers = {"no venue offered a quote": LIMITED, "is below the floor": pays(225_000_000)}
     async with (
-        gateways.venues(raydium=answers[why], meteora=NO_POOL) as addresses,
+        gateways.venues(raydium=answer, meteora=NO_POOL) as addresses,
         running(dsn, NO_NATS, venues=addresses) as gateway,
     ):
         route = (await gateway.client.PreviewOrder(request)).route

@@ -62,6 +62,14 @@ def test_a_streamed_venue_without_a_pool_or_without_liquidity_refuses_for_good()
     assert [r.reason for r in refusals if r] == ["INSUFFICIENT_LIQUIDITY", "NO_POOL"]
 
 
+def test_an_amount_that_buys_nothing_is_told_as_too_small() -> None:
+    nothing = choose(large(1), None, market_of([a_pool("pool", 10**12, 10**9)]), [])
+
+    assert isinstance(nothing, NoOffer)
+    assert (nothing.failure.reason, nothing.permanent) == ("INSUFFICIENT_LIQUIDITY", True)
+    assert "raydium would pay nothing for so small an amount" in nothing.failure.message
+
+
 def test_a_small_order_stays_in_one_pool() -> None:
     decision = routed(ALIKE, request=large(1_000_000))
 

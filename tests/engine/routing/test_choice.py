@@ -86,7 +86,9 @@ def test_a_fresh_quote_below_the_pinned_floor_is_no_route_yet() -> None:
     nothing = no_offer(quote("raydium", 89), quote("meteora", 88), pinned=90)
 
     assert nothing.failure.reason == "PRICE_FLOOR_NOT_MET"
-    assert "89 base units from raydium, is below the floor of 90" in nothing.failure.message
+    assert nothing.failure.message == (
+        "the best quote, 89 base units from raydium, is below the floor of 90 base units"
+    )
     assert not nothing.permanent
     assert nothing.decision.venue is None
     assert len(nothing.decision.quotes) == 2
