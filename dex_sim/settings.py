@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from dex_sim.chance import Range
-from engine.runtime import Address, Addresses, ServingSettings
+from engine.settings import Address, Addresses, ServingSettings
 
 
 def _range(value: object) -> object:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from engine import runtime
 from engine.connections import reaching
+from engine.settings import PostgresDsn, ServiceSettings
 
 # Any constant: it only has to be the same in every process that migrates.
 ADVISORY_LOCK: Final = 0x0EE
@@ -22,8 +23,8 @@ SCRIPT_SECONDS: Final = 3 * 3600.0
 logger = structlog.get_logger()
 
 
-class Settings(runtime.ServiceSettings):
-    postgres_dsn: runtime.PostgresDsn = Field(description="postgresql://USER@HOST/DATABASE")
+class Settings(ServiceSettings):
+    postgres_dsn: PostgresDsn = Field(description="postgresql://USER@HOST/DATABASE")
 
 
 async def migrate(dsn: str) -> list[str]:

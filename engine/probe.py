@@ -3,13 +3,14 @@
 With PEER_CA_FILE, PEER_CERTIFICATE_FILE and PEER_KEY_FILE set, as the services read them, over TLS.
 """
 
+import argparse
 import sys
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine.certificates import Files, read
-from engine.runtime import PeerSettings
+from engine.settings import PeerSettings
 from engine.tls import channel_credentials
 
 
@@ -33,4 +34,7 @@ def serving(address: str, timeout_seconds: float = 2, tls: Files | None = None) 
 
 
 if __name__ == "__main__":
-    sys.exit(0 if serving(sys.argv[1], tls=PeerSettings().peer_tls) else 1)
+    parser = argparse.ArgumentParser(prog="python -m engine.probe", description=__doc__)
+    parser.add_argument("address", metavar="HOST:PORT", help="where it serves")
+    address = parser.parse_args().address
+    sys.exit(0 if serving(address, tls=PeerSettings().peer_tls) else 1)

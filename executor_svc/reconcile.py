@@ -18,7 +18,7 @@ from pydantic import Field, SecretStr
 from engine import runtime
 from engine.chain_client import open_chain
 from engine.errors import StartupError, StoreUnavailable, Unanswered
-from engine.runtime import Address, PeerSettings
+from engine.settings import Address, PeerSettings
 from engine.store import open_store
 from executor_svc import wallet
 from executor_svc.reconciliation import Reconciliation, Report

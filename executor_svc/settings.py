@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr
 
-from engine.runtime import (
+from engine.settings import (
     Address,
     Addresses,
     NatsSettings,

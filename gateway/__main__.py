@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 
@@ -136,14 +135,14 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
 def main() -> None:
     """Run the gateway; never returns."""
-    parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
+    parser = runtime.arguments(Settings)
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes that share the address; or WORKERS"
     )
     chosen = parser.parse_args()
     if chosen.workers is not None:
         os.environ["WORKERS"] = str(chosen.workers)
-    runtime.main("gateway", Settings, run)
+    runtime.main("gateway", Settings, run, takes_arguments=True)
 
 
 if __name__ == "__main__":

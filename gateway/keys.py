@@ -14,7 +14,7 @@ from pydantic import Field
 
 from engine import runtime
 from engine.errors import NoOperatorLeft, StartupError, StoreUnavailable
-from engine.runtime import PostgresDsn, ServiceSettings
+from engine.settings import PostgresDsn, ServiceSettings
 from engine.store import open_store
 from gateway.keyring import ACCOUNT, MAX_NOTE_CHARACTERS, Keyring, Role
 
@@ -47,7 +47,7 @@ def _note(text: str) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m gateway.keys")
+    parser = runtime.arguments(Settings)
     create = parser.add_subparsers(required=True).add_parser("create", help="make a key")
     create.add_argument("--account", type=_account, required=True, help="whose orders it is for")
     roles = [role.name.lower() for role in Role]
@@ -57,4 +57,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    runtime.main("keys", Settings, partial(run, _arguments()))
+    runtime.main("keys", Settings, partial(run, _arguments()), takes_arguments=True)

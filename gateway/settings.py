@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from engine.allowance import MAX_ORDERS_PER_MINUTE
-from engine.runtime import (
+from engine.settings import (
     Address,
     NatsSettings,
     PeerSettings,

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from engine.runtime import (
+from engine.settings import (
     Address,
     NatsSettings,
     PeerSettings,

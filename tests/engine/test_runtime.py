@@ -16,7 +16,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from engine import runtime
-from engine.runtime import Address, Addresses, PostgresDsn, ServiceSettings, run_until
+from engine.runtime import run_until
+from engine.settings import Address, Addresses, PostgresDsn, ServiceSettings
+from router_svc.settings import Settings as RouterSettings
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 30
@@ -38,6 +40,30 @@ def process(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings}
+
+
+# ── arguments ─────────────────────────────────────────────────────────────────────────────────
+
+PROGRAMS = (
+    *("gateway", "gateway.keys", "router_svc", "executor_svc", "executor_svc.reconcile"),
+    *("dex_sim", "engine.migrate", "engine.probe"),
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_is_help_and_an_argument_that_nobody_takes_is_wrong(program: str) -> None:
+    asked = process("-m", program, "--help")
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert asked.stdout.startswith(f"usage: python -m {program} [-h]")
+
+    wrong = process("-m", program, "--restored")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith(f"usage: python -m {program} [-h]")
+
+
+def test_help_names_every_setting() -> None:
+    said = process("-m", "router_svc", "--help").stdout
+    assert {name.upper() for name in RouterSettings.model_fields} <= set(said.split())
 
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────
@@ -189,7 +215,8 @@ SERVICE = f"""
 import asyncio
 from engine import runtime
 from engine.errors import StartupError
-class Settings(runtime.ServiceSettings):
+from engine.settings import ServiceSettings
+class Settings(ServiceSettings):
     ending: str
 async def run(settings, stop):
     secret = "{SECRET}"
