@@ -85,6 +85,7 @@ class Call(Context):
 
     def gone(self) -> None:
         """The client has cancelled it, or cannot be reached any more."""
+        self.left = self.left or not self.ended
         self._finish()
         if self._task is not None:
             self._task.cancel()
@@ -261,6 +262,7 @@ class Call(Context):
             self._loop.call_soon(callback, self)
 
     def _expire(self) -> None:
+        self.left = not self.ended
         self.end(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
 
     def time_remaining(self) -> float | None:  # type: ignore[override]

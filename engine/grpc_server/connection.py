@@ -11,6 +11,7 @@ import grpc
 import ngh2
 import structlog
 
+from engine.grpc_server.backlog import Backlog
 from engine.grpc_server.call import Call
 from engine.grpc_server.lifetime import Lifetime
 from engine.grpc_server.metadata import Field
@@ -34,15 +35,15 @@ _MAX_HEADER_BYTES: Final = 65_536
 _PIECE_BYTES: Final = 16_384
 # Of messages that have begun and not ended, in all calls of a connection.
 _MAX_HELD_BYTES: Final = 64 * 1_048_576
-# Of answers that a client does not take; above it, its connection is closed.
-_MAX_QUEUED_BYTES: Final = 64 * 1_048_576
 # What a client may send at a time: of one stream, and of all on its connection.
-_STREAM_WINDOW: Final = 65_535
+_STREAM_WINDOW: Final = 262_144
 _CONNECTION_WINDOW: Final = 16 * 1_048_576
 # Calls that a client may cancel: so many at once, and so many a second. Watches are ended so.
 _RESETS: Final = (10_000, 1_000)
 # Written to the socket's buffer and not yet taken by the system; then calls keep what they have.
 _MAX_BUFFERED_BYTES: Final = 262_144
+# All streams alike, and a piece of each in turn: otherwise the oldest goes first until it is dry.
+_IN_TURN: Final = ngh2.Priority(urgency=3, incremental=True)
 AGE_PING: Final = b"age\0\0\0\0\0"
 _CONFIGURATION: Final = ngh2.Configuration(
     auto_window_update=False,
@@ -88,6 +89,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._lifetime = Lifetime(self, self._limits)
+        self._backlog = Backlog(self, self._transport, self._outgoing)
         encrypted = transport.get_extra_info("ssl_object")
         if encrypted is not None and encrypted.selected_alpn_protocol() != "h2":
             self.abandon("over TLS it must ask for h2")
@@ -100,6 +102,7 @@ class Connection(asyncio.Protocol):
                 ngh2.Setting.MAX_CONCURRENT_STREAMS: self._limits.max_concurrent_streams,
                 ngh2.Setting.INITIAL_WINDOW_SIZE: _STREAM_WINDOW,
                 ngh2.Setting.MAX_HEADER_LIST_SIZE: MAX_METADATA_BYTES,
+                ngh2.Setting.NO_RFC7540_PRIORITIES: 1,
             }
         )
         self._http.set_local_window_size(_CONNECTION_WINDOW)
@@ -126,6 +129,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        self._backlog.resume()
         self._flush()
 
     def eof_received(self) -> bool:
@@ -137,6 +141,8 @@ class Connection(asyncio.Protocol):
         if self._lingering is not None:
             self._lingering.cancel()
         self.lost.set()
+        # They know it as well: unparted, they would wait for a search for garbage.
+        del self._lifetime, self._backlog
 
     def abandon(self, why: str) -> None:
         """Close at once: what is on its way is for nobody."""
@@ -147,6 +153,7 @@ class Connection(asyncio.Protocol):
     def _end_all(self) -> None:
         self._closed = True
         self._lifetime.end()
+        self._backlog.end()
         for call in list(self._calls.values()):
             call.gone()
 
@@ -190,6 +197,8 @@ class Connection(asyncio.Protocol):
             self._outgoing.ended(event.stream_id)
 
     def _request(self, event: Any) -> None:
+        with suppress(ngh2.StreamProtocolError):  # its client has cancelled it already
+            self._http.set_stream_priority(event.stream_id, _IN_TURN, ignore_client_signal=True)
         try:
             request = read_request(event.headers, self._methods, self._limits.max_message_bytes)
         except Refused as refused:
@@ -251,7 +260,10 @@ class Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._flush_due = False
-        if self._paused or self._closed:
+        if self._closed:
+            return
+        if self._paused:
+            self._backlog.watch(paused=True)
             return
         try:
             data = self._outgoing.take()
@@ -259,11 +271,10 @@ class Connection(asyncio.Protocol):
             self.abandon(f"nothing can be sent: {error}")
             return
         if data:
-            self._transport.write(data)
+            self._backlog.write(data)
         self._handle_events()
-        if self._outgoing.queued > _MAX_QUEUED_BYTES:
-            self.abandon("it does not take its answers")
         if not self._closed:
+            self._backlog.watch(paused=self._paused)
             self._outgoing.make_room()
 
     # Its end.

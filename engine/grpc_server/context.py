@@ -20,6 +20,8 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
 
     def __init__(self, metadata: tuple[Metadatum, ...], peer: str) -> None:
         self.ended = False
+        # Nobody waits for it any more.
+        self.left = False
         self._metadata = metadata
         self._peer = peer
         self._code: grpc.StatusCode | None = None
@@ -78,7 +80,7 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
         return {}
 
     def cancelled(self) -> bool:
-        return self.ended
+        return self.left
 
     def done(self) -> bool:
         return self.ended
@@ -90,7 +92,7 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
             self._callbacks.append(callback)
 
     def set_compression(self, compression: grpc.Compression) -> None:
-        raise NotImplementedError("responses are not compressed")
+        """Allows it; responses are sent as they are all the same."""
 
     def disable_next_message_compression(self) -> None:
         """They never are."""

@@ -9,13 +9,12 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
 import grpc
 
-Metadatum = tuple[str, str | bytes]
-Metadata = grpc.aio.Metadata | Sequence[Metadatum]
+Metadata = grpc.aio.Metadata | Sequence[tuple[str, str | bytes]]
 Field = tuple[bytes, bytes]
 
 # Of the request's fields, those that are the protocols' and no metadata of the caller's.
@@ -38,6 +37,13 @@ _KEY: Final = re.compile(r"[0-9a-z_.-]+")
 _PLAIN: Final = bytes(range(0x20, 0x7F)).replace(b"%", b"")
 
 
+class Metadatum(NamedTuple):
+    """One of the caller's, as grpc.aio gives them."""
+
+    key: str
+    value: str | bytes
+
+
 def read_metadata(fields: Iterable[Field]) -> tuple[Metadatum, ...]:
     """The caller's metadata: text, and bytes where the key ends in -bin.
 
@@ -51,9 +57,9 @@ def read_metadata(fields: Iterable[Field]) -> tuple[Metadatum, ...]:
         if key.endswith("-bin"):
             if value.count(b",") >= MAX_VALUES:
                 raise ValueError(f"metadata {key!r} must have {MAX_VALUES} values at most")
-            found += [(key, _from_base64(key, one)) for one in value.split(b",")]
+            found += [Metadatum(key, _from_base64(key, one)) for one in value.split(b",")]
         else:
-            found.append((key, _text(value)))
+            found.append(Metadatum(key, _text(value)))
     return tuple(found)
 
 

@@ -21,7 +21,6 @@ class Outgoing:
     """Hands responses to HTTP/2, and tells calls when there is room for more."""
 
     def __init__(self, http: ngh2.Connection) -> None:
-        self.queued = 0
         self._http = http
         # Calls that wait for room; streams to be reset once their answer is written.
         self._crowded: set[Call] = set()
@@ -78,11 +77,14 @@ class Outgoing:
         """Its client has stopped."""
         self._unfinished.discard(stream_id)
 
+    def waiting(self) -> int:
+        """Bytes of responses that cannot go out yet."""
+        return self._http.queued_body_size()
+
     def take(self) -> bytes:
-        """What can go out now; leaves in `queued` what cannot. Raises ngh2.NGH2Error."""
+        """What can go out now. Raises ngh2.NGH2Error."""
         data = self._http.data_to_send()
-        self.queued = self._http.queued_body_size()
-        gone = self._put - self.queued
+        gone = self._put - self.waiting()
         self._look = self._stirred or gone != self._gone
         self._gone, self._stirred = gone, False
         if self._look and self._unfinished:

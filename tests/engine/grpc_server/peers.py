@@ -24,19 +24,34 @@ class Peer:
     """A client that says what it is told to, frame by frame."""
 
     def __init__(
-        self, server: GrpcServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        server: GrpcServer,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        window: int = 2**30,
     ) -> None:
+        """`window`: what all streams together may send until it is taken."""
         self.server = server
         self.http = ngh2.Connection(ngh2.Role.CLIENT, ngh2.Configuration(auto_window_update=False))
         self.http.initiate_connection()
-        self.http.set_local_window_size(2**30)
+        self.http.set_local_window_size(window)
         self.fields: dict[int, dict[bytes, bytes]] = defaultdict(dict)
-        self.data: dict[int, bytes] = defaultdict(bytes)
+        self.data: dict[int, bytearray] = defaultdict(bytearray)
         self.resets: dict[int, int] = {}
         self.closed: dict[int, int] = {}
         self.left = False
         self.reader = reader
         self.writer = writer
+
+    @asynccontextmanager
+    async def beside(self, window: int) -> AsyncIterator[Peer]:
+        """Another client of the same server."""
+        port = self.server._listeners[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection(HOST, port)
+        try:
+            yield Peer(self.server, reader, writer, window)
+        finally:
+            writer.close()
 
     def request(self, method: str = "Echo", **fields: str) -> int:
         """Headers of a call; nothing goes out before `send`."""

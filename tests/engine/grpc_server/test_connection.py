@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -122,6 +124,23 @@ async def test_nothing_begins_on_a_connection_that_is_given_up() -> None:
         assert not one._calls
         await peer.closed_by_server()
         assert not left.begun.is_set()
+
+
+async def test_a_connection_that_is_gone_is_no_garbage_to_be_searched_for() -> None:
+    gc.disable()
+    try:
+        async with served() as peer:
+            await peer.is_served()
+            [one] = peer.server._connections
+            lost, known = one.lost, weakref.ref(one)
+            del one
+            peer.writer.close()
+            await asyncio.wait_for(lost.wait(), PATIENCE_SECONDS)
+            # What told of the loss is on its way out of it.
+            await asyncio.sleep(0)
+            assert known() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("address", ["localhost:0", "0.0.0.0:0"])
