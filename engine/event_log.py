@@ -31,33 +31,42 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What the log of one database holds: events from `oldest` on are all still there, below
-    `complete` none is still to come, and there is none from `end` on."""
+    """What the log of one database holds at one moment.
+
+    Events from `oldest` on are all still there, below `complete` none is still to come. All that
+    are there stand below `next`; later ones stand from there on, or where transactions were
+    `running`, and none from `end` on yet.
+    """
 
     home: str
     oldest: int
     complete: int
+    next: int
     end: int
+    running: tuple[int, ...]
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """How far an order has come in a part of the log, and where its last event there stands."""
+    """How far an order has come in a part of the log."""
 
     order_id: UUID
     sequence: int
     settled: bool
-    position: int
+
+
+# The position, order and sequence of an event.
+Cursor = tuple[int, UUID, int]
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A part of the log: an entry for each order with events there; the log goes on unless `last`.
+    """A part of what has appeared in the log: an entry for each order with events there.
 
-    With these and what comes before them it is complete below `complete`.
+    `extent` is the log's as it was read; with a `cursor` it goes on behind that event.
     """
 
-    complete: int
+    extent: Extent
     entries: list[Entry]
-    last: bool
+    cursor: Cursor | None
 
 
 class Logged(msgspec.Struct, frozen=True):
@@ -77,27 +86,38 @@ class EventLog:
     async def extent(self) -> Extent:
         """What the log holds now."""
         [row] = await self._store.ask(lambda connection: connection.fetch(statements.LOG_EXTENT))
-        return Extent(row["home"], row["oldest"], row["complete"], row["end"])
+        return _extent(row)
 
-    async def part(self, position: int, limit: int) -> Part:
-        """What the first `limit` events from a position on come to."""
-        found = await self._store.ask(lambda c: c.fetch(statements.LOG_ENTRIES, position, limit))
-        complete: int = found[0]["complete"]
-        if found[0]["order_id"] is None:
-            return Part(complete, [], last=True)
-        entries = [
-            Entry(row["order_id"], row["sequence"], row["settled"], row["position"])
-            for row in found
-        ]
-        if sum(row["events"] for row in found) < limit:
-            return Part(complete, entries, last=True)
-        # Of the last transaction not all may be here.
-        return Part(min(complete, max(e.position for e in entries)), entries, last=False)
+    async def part(self, seen: Extent, cursor: Cursor | None, limit: int) -> Part:
+        """What some `limit` events come to that were not there at `seen`, behind the cursor.
+
+        Every event is in a part of some moment, those that commit later than others after it too:
+        what appears is above what was there, or of a transaction that was running.
+        """
+        running = [] if cursor else [place for place in seen.running if place < seen.next]
+        place = cursor or (seen.next, FIRST, 0)
+        found = await self._store.ask(
+            lambda c: c.fetch(statements.LOG_ENTRIES, running, *place, limit)
+        )
+        first = found[0]
+        more = first["events"] == limit
+        return Part(
+            _extent(first),
+            [
+                Entry(row["order_id"], row["sequence"], row["settled"])
+                for row in found
+                if row["order_id"] is not None
+            ],
+            (first["last_position"], first["last_order_id"], first["last_sequence"])
+            if more
+            else None,
+        )
 
     async def page(
         self, account: str, after: Logged | None, position: int, end: int, limit: int
-    ) -> list[Logged]:
-        """An account's events from a position on, or after one of them, up to `end`."""
+    ) -> tuple[int, list[Logged]]:
+        """An account's events from a position on, or after one of them, up to `end`; and from
+        where on none was deleted."""
         place = (
             (after.position, after.event.order_id, after.event.sequence)
             if after
@@ -106,7 +126,7 @@ class EventLog:
         found = await self._store.ask(
             lambda c: c.fetch(statements.LOG_PAGE, account, *place, end, limit)
         )
-        return [_logged(row) for row in found]
+        return found[0]["oldest"], [_logged(row) for row in found if row["order_id"] is not None]
 
     async def after(self, sequences: Sequence[tuple[UUID, int]], limit: int) -> list[Logged]:
         """Events of several orders, each after its own sequence, by order and sequence."""
@@ -123,6 +143,17 @@ class EventLog:
         """Where every order that is not settled stands, by id, after one."""
         found = await self._store.ask(lambda c: c.fetch(statements.OPEN_SEQUENCES, after, limit))
         return [(row["order_id"], row["sequence"]) for row in found]
+
+
+def _extent(row: asyncpg.Record) -> Extent:
+    return Extent(
+        row["home"],
+        row["oldest"],
+        row["complete"],
+        row["next"],
+        row["end"],
+        tuple(row["running"]),
+    )
 
 
 def _logged(row: asyncpg.Record) -> Logged:

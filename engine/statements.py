@@ -282,37 +282,52 @@ UPDATE event_log
                                + (SELECT coalesce(max(position), 0) FROM order_events))
  WHERE home IS DISTINCT FROM signing_home()
 """
-# Everything with a position below this is there to be read; nothing below it is still to come.
-_COMPLETE: Final = "event_position(pg_snapshot_xmin(pg_current_snapshot()))"
-LOG_EXTENT: Final = f"""
-SELECT md5(home) AS home, oldest, {_COMPLETE} AS complete,
-       event_position(pg_snapshot_xmax(pg_current_snapshot())) AS "end"
-  FROM event_log
+# What the log holds for whoever reads it now. Transactions' numbers are not durable: after a crash
+# those that left nothing behind are given out again. What an event proves is.
+_EXTENT: Final = """
+SELECT log.*, least(event_position(pg_snapshot_xmin(pg_current_snapshot())), next) AS complete,
+       event_position(pg_snapshot_xmax(pg_current_snapshot())) AS "end",
+       ARRAY(SELECT event_position(id) FROM pg_snapshot_xip(pg_current_snapshot()) AS id) AS running
+  FROM (SELECT md5(home) AS home, oldest,
+               greatest(oldest, (SELECT max(position) + 1 FROM order_events)) AS next
+          FROM event_log) AS log
 """
-# One row an order. What says how far the log is complete is asked once, not for every row.
+LOG_EXTENT: Final = _EXTENT
+# What has appeared since an extent: from its `next` on in order, and what was running then. One row
+# an order; what the log holds is asked once, not for every row.
 LOG_ENTRIES: Final = f"""
-WITH log AS MATERIALIZED (SELECT {_COMPLETE} AS complete),
-page AS (
-    SELECT order_id, sequence, settled, position FROM order_events
-     WHERE position >= $1 ORDER BY position LIMIT $2
+WITH log AS MATERIALIZED ({_EXTENT}),
+page AS MATERIALIZED (
+    SELECT position, order_id, sequence, settled FROM order_events
+     WHERE position >= $2 AND (position, order_id, sequence) > ($2, $3, $4)
+     ORDER BY position, order_id, sequence LIMIT $5
+), late AS (
+    SELECT position, order_id, sequence, settled
+      FROM order_events WHERE position = ANY($1::bigint[])
+), last AS (
+    SELECT position AS last_position, order_id AS last_order_id, sequence AS last_sequence
+      FROM page ORDER BY position DESC, order_id DESC, sequence DESC LIMIT 1
 )
-SELECT log.complete, e.*
-  FROM log LEFT JOIN (
-       SELECT order_id, max(sequence) AS sequence, bool_or(settled) AS settled,
-              max(position) AS position, count(*) AS events
-         FROM page GROUP BY order_id) AS e
+SELECT log.*, last.*, e.*, (SELECT count(*) FROM page) AS events
+  FROM log LEFT JOIN last ON true LEFT JOIN (
+       SELECT order_id, max(sequence) AS sequence, bool_or(settled) AS settled
+         FROM (TABLE page UNION ALL TABLE late) AS seen GROUP BY order_id) AS e
     ON true
 """
 _LOGGED: Final = """
 SELECT e.*, o.account, o.client_order_id, o.token_in, o.token_out, o.amount_in
   FROM order_events e JOIN orders o ON o.order_id = e.order_id
 """
-LOG_PAGE: Final = (
-    _LOGGED
-    + """WHERE e.position >= $2 AND (e.position, e.order_id, e.sequence) > ($2, $3, $4)
-   AND o.account = $1 AND e.position < $5
- ORDER BY e.position, e.order_id, e.sequence LIMIT $6"""
-)
+# Whether all of it is still there is asked in the same moment.
+LOG_PAGE: Final = f"""
+SELECT log.oldest, e.*
+  FROM (SELECT oldest FROM event_log) AS log LEFT JOIN (
+       {_LOGGED} WHERE e.position >= $2 AND (e.position, e.order_id, e.sequence) > ($2, $3, $4)
+          AND o.account = $1 AND e.position < $5
+        ORDER BY e.position, e.order_id, e.sequence LIMIT $6) AS e
+    ON true
+ ORDER BY e.position, e.order_id, e.sequence
+"""
 LOG_AFTER: Final = (
     _LOGGED
     + """JOIN unnest($1::uuid[], $2::integer[]) AS w (order_id, after)

@@ -19,7 +19,7 @@ from engine.errors import (
     SlowConsumer,
     StoreUnavailable,
 )
-from engine.event_log import FIRST, EventLog, Logged, Place
+from engine.event_log import FIRST, Cursor, Entry, EventLog, Extent, Logged, Place
 from engine.order import Order
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
@@ -33,6 +33,7 @@ PAGE: Final = 1_000
 MAX_UNREAD: Final = 20_000
 MAX_ENDED: Final = 50_000
 MAX_READERS: Final = 1_000
+NOTHING: Final = Extent("", 0, 0, 0, 0, ())
 
 
 class Reader:
@@ -113,6 +114,11 @@ class LogTail:
         self._ended: deque[str] = deque()
         self._look = asyncio.Event()
         self._draining = False
+        # All that was there at one moment is handed on; what has appeared since is read up to the
+        # cursor, and what the log held as that was begun.
+        self._seen = NOTHING
+        self._cursor: Cursor | None = None
+        self._reached: Extent | None = None
         self.place = Place("", 0)
 
     @asynccontextmanager
@@ -150,16 +156,18 @@ class LogTail:
         Raises ResumeTokenTooOld when not all of it is there any more.
         """
         extent = await self._log.extent()
-        if since.home != extent.home or not extent.oldest <= since.position <= extent.end:
-            raise ResumeTokenTooOld(
-                "resume_token is too old: events after it were deleted, or it belongs to another "
-                "database; watch anew, with snapshot"
-            )
+        if since.home != extent.home or since.position > extent.end:
+            raise _too_old()
         joined, reader.place = reader.place, since
         last: Logged | None = None
-        while page := await self._log.page(
-            reader.selection.account, last, since.position, extent.end, PAGE
-        ):
+        while True:
+            oldest, page = await self._log.page(
+                reader.selection.account, last, since.position, extent.end, PAGE
+            )
+            if oldest > (last.position if last else since.position):
+                raise _too_old()
+            if not page:
+                break
             last = page[-1]
             for logged in page:
                 if logged.position >= joined.position:
@@ -185,9 +193,8 @@ class LogTail:
             if not self._readers:
                 continue
             try:
-                async with self._opening:
-                    await self._announcements.ensure()
-                    await self._complete()
+                while await self._read_on():
+                    pass
             except StoreUnavailable:
                 await asyncio.sleep(LOOK_SECONDS)
 
@@ -197,7 +204,7 @@ class LogTail:
             # What is announced while it is learnt where every order stands has to wait.
             await self._announcements.join(self._hear)
             self._last, self._ended = {}, deque()
-            self.place = await self._learn()
+            await self._learn()
         except BaseException:
             await self._announcements.leave(self._hear)
             raise
@@ -206,23 +213,24 @@ class LogTail:
         for events in early:
             self._take(events)
 
-    async def _learn(self) -> Place:
+    async def _learn(self) -> None:
         """Where every order stands, and how far the log is complete with that."""
-        extent = await self._log.extent()
+        self._seen, self._cursor, self._reached = await self._log.extent(), None, None
+        self.place = Place(self._seen.home, self._seen.complete)
         after = FIRST
         while orders := await self._log.open_sequences(after, LOOK_EVENTS):
             self._last.update((str(order_id), sequence) for order_id, sequence in orders)
             after = orders[-1][0]
-        # What was settled by then, or is newer, stands in the log from here on.
-        position = extent.complete
+        # What was settled meanwhile has appeared in the log.
+        cursor: Cursor | None = None
         while True:
-            part = await self._log.part(position, LOOK_EVENTS)
+            part = await self._log.part(self._seen, cursor, LOOK_EVENTS)
             for entry in part.entries:
                 order_id = str(entry.order_id)
                 self._last[order_id] = max(entry.sequence, self._last.get(order_id, 0))
-            if part.last:
-                return Place(extent.home, extent.complete)
-            position = part.complete
+            if part.cursor is None:
+                return
+            cursor = part.cursor
 
     def _hear(self, events: Sequence[pb.OrderEvent]) -> None:
         if self._early is not None:
@@ -242,35 +250,52 @@ class LogTail:
         for reader in self._readers:
             reader.take(following)
 
-    async def _complete(self) -> None:
-        """Hand on what was not announced, and move on to where the log is complete."""
-        while True:
-            part = await self._log.part(self.place.position, LOOK_EVENTS)
-            known = [(str(entry.order_id), entry) for entry in part.entries]
-            missing: dict[UUID, int] = {}
-            for order_id, entry in known:
-                last = self._last.get(order_id, 0)
-                if entry.sequence > last:
-                    missing[entry.order_id] = last
-            while missing:
-                logged = await self._log.after(list(missing.items()), PAGE)
-                self._take(map(self._encoded, logged))
-                missing = (
-                    {order: self._last[str(order)] for order in missing if str(order) in self._last}
-                    if len(logged) == PAGE
-                    else {}
-                )
-            for order_id, entry in known:
-                if entry.settled and entry.position < part.complete:
-                    self._ended.append(order_id)
-            while len(self._ended) > MAX_ENDED:
-                self._last.pop(self._ended.popleft(), None)
-            self.place = Place(self.place.home, part.complete)
-            if part.last:
-                return
+    async def _read_on(self) -> bool:
+        """Hand on what has appeared in the next part of the log; whether there is more.
+
+        At the end of it, move on to where the log is complete.
+        """
+        async with self._opening:
+            if not self._readers:
+                return False
+            await self._announcements.ensure()
+            part = await self._log.part(self._seen, self._cursor, LOOK_EVENTS)
+            await self._hand_on(part.entries)
+            self._reached, self._cursor = self._reached or part.extent, part.cursor
+            if self._cursor is not None:
+                return True
+            self._seen, self._reached = self._reached, None
+            self.place = Place(self.place.home, self._seen.complete)
+            return False
+
+    async def _hand_on(self, entries: Sequence[Entry]) -> None:
+        """Hand on what was not announced."""
+        missing: dict[UUID, int] = {}
+        for entry in entries:
+            last = self._last.get(str(entry.order_id), 0)
+            if entry.sequence > last:
+                missing[entry.order_id] = last
+        while missing:
+            logged = await self._log.after(list(missing.items()), PAGE)
+            self._take(map(self._encoded, logged))
+            if len(logged) < PAGE:
+                break
+            read = logged[-1].event
+            missing = {order: last for order, last in missing.items() if order >= read.order_id}
+            missing[read.order_id] = read.sequence
+        self._ended.extend(str(entry.order_id) for entry in entries if entry.settled)
+        while len(self._ended) > MAX_ENDED:
+            self._last.pop(self._ended.popleft(), None)
 
     def _encoded(self, logged: Logged) -> pb.OrderEvent:
         return wire.event(logged.order, logged.event, self._tokens)
+
+
+def _too_old() -> ResumeTokenTooOld:
+    return ResumeTokenTooOld(
+        "resume_token is too old: events after it were deleted, or it belongs to another database; "
+        "watch anew, with snapshot"
+    )
 
 
 def _shutting_down() -> ShuttingDown:

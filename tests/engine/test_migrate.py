@@ -173,6 +173,7 @@ RELEASED: Final = {
     "0009_facts_as_written.sql": "9783b52b5f6485e2",
     "0010_written_rows.sql": "3acc3b51c480ab9f",
     "0011_copy_in_the_same_server.sql": "c5e60e9f90b7abe8",
+    "0012_truncated_log.sql": "15807337022f536e",
 }
 
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from engine import statements, wire, written_rows
 from engine.bus import EVENTS_SUBJECT, Bus
-from engine.event_log import EventLog, Extent
+from engine.event_log import EventLog, Extent, Logged
 from engine.lifecycle import Status
 from engine.order import Order
 from engine.relay import Relay
@@ -95,6 +95,12 @@ async def _watch(gateway: Gateway, **fields: Any) -> Client:
 
 async def _accept(store: Store, **request: object) -> Order:
     return (await store.add(builders.new_order(**request))).order  # type: ignore[arg-type]
+
+
+async def _lead_silently(store: Store, order: Order) -> Order:
+    for transition in builders.steps(order, Status.ROUTING):
+        order = (await store.save(transition)).order
+    return order
 
 
 async def _lead(relay: Relay, order: Order, status: Status) -> Order:
@@ -281,6 +287,83 @@ async def test_an_event_committed_late_is_skipped_by_no_token(
     await client.until((str(late.order_id), 2))
     resumed = await _watch(gateway, resume_token=before)
     await resumed.until((str(late.order_id), 2))
+
+
+async def test_of_many_new_orders_that_nobody_announced_none_is_lost(
+    gateway: Gateway, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_watch, "PAGE", 10)
+    monkeypatch.setattr(log_watch, "LOOK_EVENTS", 15)
+    client = await _watch(gateway, heartbeat_interval=ONE_SECOND)
+    before = client.token
+
+    orders = await asyncio.gather(*[_accept(store) for _ in range(70)])
+    led = await asyncio.gather(*[_lead_silently(store, order) for order in orders])
+
+    everything = _life(*led, until=led[0].sequence)
+    await client.until(*everything)
+    await client.heartbeat()
+    assert sorted(client.seen) == sorted(everything)
+    resumed = await _watch(gateway, resume_token=before)
+    await resumed.until(*everything)
+
+
+async def test_a_transaction_that_stays_open_holds_back_tokens_and_nothing_else(
+    gateway: Gateway, dsn: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_watch, "LOOK_EVENTS", 5)
+    client = await _watch(gateway, heartbeat_interval=ONE_SECOND)
+    connection = await asyncpg.connect(dsn)
+    async with connection.transaction():
+        await connection.fetchval("SELECT pg_current_xact_id()")
+        await _accept(store)
+        orders = await asyncio.gather(*[_accept(store) for _ in range(30)])
+        await client.until(*_life(*orders, until=1))
+        await client.heartbeat()
+        held = client.token
+
+        other = await _watch(gateway)
+        last = await _accept(store)
+        for reader in (client, other):
+            await reader.until((str(last.order_id), 1))
+        await client.heartbeat()
+        assert client.token == held
+        resumed = await _watch(gateway, resume_token=held)
+        await resumed.until(*_life(*orders, last, until=1))
+    await connection.close()
+
+    while client.token == held:
+        await client.heartbeat()
+
+
+async def test_events_that_are_deleted_during_a_replay_are_not_passed_over(
+    gateway: Gateway, dsn: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_watch, "PAGE", 2)
+    begin = (await _watch(gateway)).token
+    orders = [await _accept(store) for _ in range(10)]
+    page = EventLog.page
+
+    async def deleting(log: EventLog, account: str, after: Logged | None, *rest: int) -> Any:
+        if after is not None:
+            connection = await asyncpg.connect(dsn)
+            await connection.execute(
+                "DELETE FROM order_events WHERE order_id = $1", orders[5].order_id
+            )
+            await connection.close()
+        return await page(log, account, after, *rest)
+
+    monkeypatch.setattr(EventLog, "page", deleting)
+    client = Client(gateway, resume_token=begin)
+
+    async def read() -> None:
+        while True:
+            await client.next()
+
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await read()
+    assert ended.value.code() is grpc.StatusCode.OUT_OF_RANGE
+    assert client.seen == _life(*orders[:2], until=1)
 
 
 async def test_what_is_announced_while_a_reader_resumes_is_not_repeated(
