@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine import order as domain
 from engine import token, wire
-from engine.attempt import Attempt, Resolution
+from engine.attempt import Attempt, Fill, Resolution
 from engine.lifecycle import EventType, Status
 from engine.order import Order, OrderEvent
 from engine.route import JOINED, RouteDecision
@@ -36,7 +36,7 @@ def explain(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> pb.Ex
     for attempt in order.attempts:
         told = [event for event in events if _concerns(event, attempt)]
         response.attempts.add(
-            outcome=outcome(attempt),
+            outcome=outcome(attempt, _fill_of(attempt, order)),
             attempt=wire.attempt(attempt, token_out, tokens),
             sign_time=_time(told, signed=True),
             resolve_time=_time(told, signed=False),
@@ -73,10 +73,12 @@ def summary(order: Order, events: Sequence[OrderEvent], tokens: Tokens) -> str:
     return f"{said}."
 
 
-def outcome(attempt: Attempt) -> str:
-    """One plain sentence: how an attempt ended, and what proves it."""
+def outcome(attempt: Attempt, fill: Fill | None) -> str:
+    """One plain sentence: how an attempt ended, and what proves it; `fill` is what it swapped."""
     evidence = attempt.evidence
     if attempt.resolution is None or evidence is None:
+        if fill is not None:
+            return f"Swapped in slot {fill.slot}; final once that slot is finalized."
         return f"Live: it may land up to block height {attempt.last_valid_block_height}."
     witness = f"{evidence.node} at slot {evidence.status_context_slot}"
     match attempt.resolution:
@@ -220,11 +222,18 @@ def _concerns(event: OrderEvent, attempt: Attempt) -> bool:
 def _fill(
     order: Order, attempt: Attempt, events: Sequence[OrderEvent], tokens: Tokens
 ) -> pb.Fill | None:
-    if order.fill is None or order.fill.signature != attempt.signature:
+    swapped = _fill_of(attempt, order)
+    if swapped is None:
         return None
     # Only the event tells what it left of other tokens.
-    told = [fill for event in events if (fill := event.detail.fill) and fill.on_order == order.fill]
-    return wire.fill(told[-1] if told else order.fill, order.request, tokens)
+    told = [fill for event in events if (fill := event.detail.fill) and fill.on_order == swapped]
+    return wire.fill(told[-1] if told else swapped, order.request, tokens)
+
+
+def _fill_of(attempt: Attempt, order: Order) -> Fill | None:
+    """What the order says that this attempt swapped."""
+    fill = order.fill
+    return fill if fill is not None and fill.signature == attempt.signature else None
 
 
 def _time(events: Sequence[OrderEvent], *, signed: bool) -> Timestamp | None:

@@ -352,7 +352,17 @@ def test_every_attempt_is_told_with_what_proves_its_end(
 ) -> None:
     attempt = Life().signed().order.attempts[0]
 
-    assert outcome(replace(attempt, resolution=resolution, evidence=evidence)) == sentence
+    assert outcome(replace(attempt, resolution=resolution, evidence=evidence), None) == sentence
+
+
+def test_an_attempt_that_swapped_is_not_said_to_be_live_before_that_is_finalized() -> None:
+    def told(life: Life) -> str:
+        return explain(life.order, life.events, TOKENS).attempts[0].outcome
+
+    assert told(Life().confirmed()) == "Swapped in slot 380; final once that slot is finalized."
+    # A fork may take it back until then.
+    assert told(of(Life().confirmed(), "reorg")) == "Live: it may land up to block height 150."
+    assert told(finalized()) == "Swapped in slot 380, finalized as node-1 at slot 412 says."
 
 
 def test_everything_considered_and_every_time_is_there() -> None:
