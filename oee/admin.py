@@ -18,6 +18,8 @@ from oee.console import EXIT_CODES, Edge, paint, say
 from oee.orders import Engine, Json
 
 PAGE_SIZE: Final = 1000
+# The limits that hold for every account by the gateways' settings, unless set otherwise.
+COUNTS: Final = ("orders_per_minute", "max_open_orders", "max_streams")
 ROLES: Final = {name.removeprefix("ROLE_").lower(): number for name, number in pb.Role.items()}
 
 keys = typer.Typer(
@@ -217,7 +219,10 @@ def _show_limits(limits: pb.AccountLimits, json: bool) -> None:
     if limits.allowed_tokens:
         said.append(f"allowed_tokens {', '.join(limits.allowed_tokens)}")
     said += [f"max_amount_in {limit.max_amount_in} {limit.token}" for limit in limits.token_limits]
-    paint("\n".join(said) or "nothing is set")
+    if others := [name.upper() for name in COUNTS if not limits.HasField(name)]:
+        begin = "for the rest" if said else "nothing is set:"
+        said.append(f"{begin} the gateways' settings hold ({', '.join(others)})")
+    paint("\n".join(said))
 
 
 def _table(listed: list[pb.Key]) -> Table:

@@ -79,8 +79,25 @@ async def test_trading_is_stopped_and_resumed(gateway: Gateway) -> None:
     assert (await oee(gateway, "submit", "SOL", "USDC", "1")).exit_code == 0
 
 
+async def test_limits_that_are_not_set_are_said_to_be_as_the_gateways_settings_are(
+    gateway: Gateway,
+) -> None:
+    shown = await oee(gateway, "limits", "show", "default")
+    assert last_line(shown) == (
+        "nothing is set: the gateways' settings hold "
+        "(ORDERS_PER_MINUTE, MAX_OPEN_ORDERS, MAX_STREAMS)"
+    )
+    some = await oee(gateway, "limits", "set", "desk", "--max-open-orders", "0")
+    assert some.stdout.splitlines()[-2:] == [
+        "max_open_orders 0",
+        "for the rest the gateways' settings hold (ORDERS_PER_MINUTE, MAX_STREAMS)",
+    ]
+    counts = ("--orders-per-minute", "5", "--max-streams", "2", "--max-open-orders", "3")
+    every = await oee(gateway, "limits", "set", "desk", *counts)
+    assert "settings" not in every.stdout
+
+
 async def test_limits_are_set_and_shown(gateway: Gateway) -> None:
-    assert "nothing is set" in (await oee(gateway, "limits", "show", "desk")).stdout
     options = ("--orders-per-minute", "5", "--token", "SOL", "--token", "USDC")
     done = await oee(gateway, "limits", "set", "desk", *options, "--max-amount", "SOL=2.5")
     assert done.exit_code == 0, done.stderr
