@@ -16,7 +16,7 @@ from engine.relay import Relay
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
 from engine.v1 import orders_pb2_grpc
-from gateway import requests, selection
+from gateway import requests, risks, selection
 from gateway.acceptance import Acceptance
 from gateway.explanation import explain
 from gateway.guard import caller
@@ -201,11 +201,12 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         self, request: pb.PreviewOrderRequest, context: Any
     ) -> pb.PreviewOrderResponse:
         wanted = requests.preview(request, self._store.tokens, self._venues)
-        account = caller().account
+        account, tokens = caller().account, self._store.tokens
+        limits = self._accounts.limits(account)
+        risks.require_within(wanted, limits, tokens)
         decision, points = await self._routes.preview_with_curve(
-            account, wanted, self._accounts.limits(account).max_price_impact_bps
+            account, wanted, limits.max_price_impact_bps
         )
-        tokens = self._store.tokens
         return pb.PreviewOrderResponse(
             route=wire.route(decision, wanted, tokens),
             curve=[wire.impact_point(point, wanted, tokens) for point in points],

@@ -149,7 +149,8 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PreviewOrder(self, request, context):
-        """Asks every venue for a quote and shows the route that would be chosen. Stores nothing.
+        """Asks every venue for a quote and shows the route that would be chosen. Stores nothing. An order
+        beyond what its account may risk is refused with RISK_LIMIT, as SubmitOrder would.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -269,6 +269,10 @@ async def test_tokens_and_amounts_beyond_an_accounts_limits_are_refused_by_name(
     assert [violation.subject for violation in violations] == ["token_out", "amount_in"]
     status = await refusal(gateway.client.SubmitOrder(swap(amount_in="3", validate_only=True)))
     assert reason(status) == "RISK_LIMIT"
+    preview = pb.PreviewOrderRequest(token_in="SOL", token_out="BONK", amount_in="2.1")
+    status = await refusal(gateway.client.PreviewOrder(preview))
+    assert (code(status), reason(status)) == ("FAILED_PRECONDITION", "RISK_LIMIT")
+    assert detail(status, error_details_pb2.PreconditionFailure).violations == violations
     assert len(await stored(gateway)) == 1
     # What was accepted before stays accepted.
     await limited(
