@@ -18,6 +18,7 @@ from engine.v1 import orders_pb2 as pb
 from gateway.fields import Fields, shown
 
 CLIENT_ORDER_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
+VENUE: Final = re.compile(r"[A-Za-z0-9_.+-]{1,64}", re.ASCII)
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 1000
 # What a page token of ListOrders begins with when the oldest come first.
@@ -147,14 +148,19 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
             fields.wrong("page_token", _page_token_violation(message.page_token))
     statuses = fields.statuses(message.statuses)
     token = fields.token("token", message.token, tokens) if message.token else None
-    if not message.venue.isprintable():  # PostgreSQL has no text with a zero byte
-        fields.wrong(
-            "venue", f"{shown(message.venue)} is not a venue's name: choose a configured one"
-        )
+    # Orders keep the names of venues that no setting names any more.
+    if message.venue and not VENUE.fullmatch(message.venue):
+        fields.wrong("venue", f"{shown(message.venue)} must be 1 to 64 of [A-Za-z0-9_.+-]")
     times = {
         name: _moment(fields, name, getattr(message, name)) if message.HasField(name) else None
         for name in ("create_time_from", "create_time_before")
     }
+    first, end = times.values()
+    if first is not None and end is not None and first >= end:
+        fields.wrong(
+            "create_time_from",
+            f"{first.isoformat()} must be before create_time_before, {end.isoformat()}",
+        )
     fields.check()
     return OrdersFilter(
         asked,

@@ -1544,7 +1544,7 @@ class ListOrdersRequest(_message.Message):
     token: _builtins.str
     """Only orders that pay or receive this token (symbol or mint)."""
     venue: _builtins.str
-    """Only orders routed to this venue."""
+    """Only orders routed to this venue, also one that is not configured any more."""
     order_by: Global___OrderBy.ValueType
     """Newest first unless told otherwise."""
     @_builtins.property
@@ -1557,7 +1557,7 @@ class ListOrdersRequest(_message.Message):
 
     @_builtins.property
     def create_time_before(self) -> _timestamp_pb2.Timestamp:
-        """Only orders accepted before this."""
+        """Only orders accepted before this; must be after create_time_from."""
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 TOKENS = "choose from BONK, JUP, RAY, SOL, USDC, USDT"
 SHAPE = 'write plain decimal digits such as "1.5", without sign, exponent or spaces'
 KEY = "must be 1 to 64 of [A-Za-z0-9_.:-]"
+VENUE = "must be 1 to 64 of [A-Za-z0-9_.+-]"
 YEARS = "is not a time: it must lie in years 1 to 9999, with 0 to 999999999 ns"
 NOT_A_PAGE = "is not a page token: pass on next_page_token unchanged"
 NOT_AN_ID = "is not an order id: it is a UUID, as SubmitOrder returned it"
@@ -312,9 +313,22 @@ async def test_a_page_size_out_of_range_is_refused_with_the_rest(
             "9 is not a status an order can have: name those of OrderStatus",
         ),
         ({"token": "DOGE"}, "token", f"'DOGE' is not a known token: {TOKENS}"),
-        ({"venue": "\x00"}, "venue", "'\\x00' is not a venue's name: choose a configured one"),
+        ({"venue": "\x00"}, "venue", f"'\\x00' {VENUE}"),
+        ({"venue": "ray dium"}, "venue", f"'ray dium' {VENUE}"),
+        ({"venue": "r" * 65}, "venue", f"rrr...' {VENUE}"),
         ({"create_time_from": YEAR_10000}, "create_time_from", YEARS),
         ({"create_time_before": YEAR_10000}, "create_time_before", YEARS),
+        (
+            {"create_time_from": Timestamp(seconds=2), "create_time_before": Timestamp(seconds=2)},
+            "create_time_from",
+            "1970-01-01T00:00:02+00:00 must be before create_time_before, "
+            "1970-01-01T00:00:02+00:00",
+        ),
+        (
+            {"create_time_from": Timestamp(nanos=1000), "create_time_before": Timestamp()},
+            "create_time_from",
+            "1970-01-01T00:00:00.000001+00:00 must be before create_time_before, ",
+        ),
     ],
 )
 async def test_a_malformed_filter_is_refused(

@@ -279,10 +279,14 @@ async def test_orders_are_filtered_by_status_token_venue_and_time(
     assert await listed(token=builders.SOL) == all_ids[1:]
     assert await listed(token="USDC") == all_ids
     assert await listed(venue="raydium") == [str(confirmed.order_id)]
-    assert await listed(venue="a venue of old") == []
+    assert await listed(venue="a_venue-of.old") == []
     assert await listed(create_time_from=failed_time) == all_ids[:3]
     assert await listed(create_time_before=failed_time) == all_ids[3:]
-    assert await listed(create_time_from=failed_time, create_time_before=failed_time) == []
+    just_after = Timestamp()
+    just_after.FromMicroseconds(failed_time.ToMicroseconds() + 1)
+    assert await listed(create_time_from=failed_time, create_time_before=just_after) == [
+        str(failed.order_id)
+    ]
     assert await listed(token="USDC", venue="raydium", statuses=[pb.ORDER_STATUS_FAILED]) == []
     first, last = Timestamp(seconds=-62_135_596_800), Timestamp(seconds=253_402_300_799)
     assert await listed(create_time_from=first, create_time_before=last) == all_ids
