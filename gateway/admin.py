@@ -11,7 +11,7 @@ from engine.token import Tokens
 from engine.trading import Setting, TradingState, TradingSwitch
 from engine.v1 import admin_pb2 as pb
 from engine.v1 import admin_pb2_grpc
-from gateway import requests
+from gateway import pages
 from gateway.fields import Fields, shown
 from gateway.guard import Guard, caller
 from gateway.keyring import ACCOUNT, KEY_ID, MAX_NOTE_CHARACTERS, Key, Keyring, Role
@@ -63,17 +63,20 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         return pb.CreateKeyResponse(key=_key(key), secret=secret)
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> pb.ListKeysResponse:
-        page, after = requests.numbered_page(request)
         fields = Fields()
+        page = pages.KEYS.page(fields, request)
         if request.account:
             _check_account(fields, request.account)
         fields.check()
+        after = int(page.after(request.account) or 0)
         keys = await self._keyring.list(request.account or None, after, page.size + 1)
         listed = keys[: page.size]
         return pb.ListKeysResponse(
             keys=[_key(key) for key in listed],
             next_page_token=(
-                requests.page_token(listed[-1].number) if len(keys) > len(listed) else ""
+                pages.KEYS.token(listed[-1].number, request.account)
+                if len(keys) > len(listed)
+                else ""
             ),
         )
 

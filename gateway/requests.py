@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -15,14 +14,12 @@ from engine.lifecycle import Status
 from engine.order import DEFAULT_SLIPPAGE_BPS, MAX_SLIPPAGE_BPS, OrderRequest
 from engine.token import Tokens
 from engine.v1 import orders_pb2 as pb
+from gateway import pages
 from gateway.fields import Fields, shown
+from gateway.pages import Page
 
 CLIENT_ORDER_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}", re.ASCII)
 VENUE: Final = re.compile(r"[A-Za-z0-9_.+-]{1,64}", re.ASCII)
-DEFAULT_PAGE_SIZE: Final = 50
-MAX_PAGE_SIZE: Final = 1000
-# What a page token of ListOrders begins with when the oldest come first.
-OLDEST_FIRST: Final = "oldest:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +28,6 @@ class OrderId:
 
     order_id: UUID | None
     client_order_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Which page a client asks for; `token` is what the page before ended with."""
-
-    size: int
-    token: str | None
 
 
 def submit(
@@ -86,40 +75,28 @@ def watch(message: pb.WatchOrderRequest) -> tuple[OrderId, float]:
     return found, heartbeat_seconds
 
 
-def events_page(message: pb.ListOrderEventsRequest) -> tuple[OrderId, Page, int]:
-    """Whose events to list, and after which sequence; raises InvalidRequest."""
+def events_page(message: pb.ListOrderEventsRequest) -> tuple[OrderId, Page]:
+    """Whose events to list, and which page of them; raises InvalidRequest."""
     fields = Fields()
     found = _order_id(fields, message)
-    asked = _page(fields, message)
-    after = _number_token(fields, asked, message.page_token)
+    asked = pages.EVENTS.page(fields, message)
     fields.check()
-    return found, asked, after
+    return found, asked
 
 
-def numbered_page(message: Any) -> tuple[Page, int]:
-    """Which page of a numbered list to show, and after which number; raises InvalidRequest."""
+def tokens_page(message: pb.ListTokensRequest) -> tuple[int, int]:
+    """After how many tokens to go on, and how many to list; raises InvalidRequest."""
     fields = Fields()
-    asked = _page(fields, message)
-    after = _number_token(fields, asked, message.page_token)
+    asked = pages.TOKENS.page(fields, message)
     fields.check()
-    return asked, after
-
-
-def page_token(last: object) -> str:
-    """An opaque token for the page after `last`."""
-    return base64.urlsafe_b64encode(str(last).encode()).decode()
-
-
-def orders_token(last: UUID, *, oldest_first: bool) -> str:
-    """A token for the page after `last`, good for this order alone."""
-    return page_token(f"{OLDEST_FIRST if oldest_first else ''}{last}")
+    return int(asked.after() or 0), asked.size
 
 
 @dataclass(frozen=True, slots=True)
 class OrdersFilter:
     """What ListOrders selects."""
 
-    page: Page
+    page_size: int
     after: UUID | None
     oldest_first: bool
     statuses: tuple[Status, ...]
@@ -128,24 +105,24 @@ class OrdersFilter:
     create_time_from: datetime | None
     create_time_before: datetime | None
 
+    @property
+    def of(self) -> tuple[str, str]:
+        """What its page tokens are of."""
+        return "oldest" if self.oldest_first else "newest", pages.digest(
+            sorted(self.statuses),
+            self.token,
+            self.venue,
+            self.create_time_from,
+            self.create_time_before,
+        )
+
 
 def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter:
     """What to list; raises InvalidRequest."""
     fields = Fields()
-    asked = _page(fields, message)
+    asked = pages.ORDERS.page(fields, message)
     if message.order_by not in pb.OrderBy.values():
         fields.wrong("order_by", f"{message.order_by} is not known: name one of OrderBy")
-    oldest_first = message.order_by == pb.ORDER_BY_OLDEST_FIRST
-    after = None
-    if asked.token is not None:
-        last = asked.token.removeprefix(OLDEST_FIRST)
-        try:
-            after = wire.order_id(last)
-            # A token of the other order would begin somewhere in the middle.
-            if asked.token != f"{OLDEST_FIRST if oldest_first else ''}{last}":
-                raise ValueError
-        except ValueError:
-            fields.wrong("page_token", _page_token_violation(message.page_token))
     statuses = fields.statuses(message.statuses)
     token = fields.token("token", message.token, tokens) if message.token else None
     # Orders keep the names of venues that no setting names any more.
@@ -162,15 +139,17 @@ def orders_filter(message: pb.ListOrdersRequest, tokens: Tokens) -> OrdersFilter
             f"{first.isoformat()} must be before create_time_before, {end.isoformat()}",
         )
     fields.check()
-    return OrdersFilter(
-        asked,
-        after,
-        oldest_first,
+    found = OrdersFilter(
+        asked.size,
+        None,
+        message.order_by == pb.ORDER_BY_OLDEST_FIRST,
         statuses,
         None if token is None else token.mint,
         message.venue or None,
         **times,
     )
+    last = asked.after(*found.of)
+    return found if last is None else replace(found, after=UUID(last))
 
 
 def _order_id(fields: Fields, message: Any) -> OrderId:
@@ -195,30 +174,6 @@ def _order_id(fields: Fields, message: Any) -> OrderId:
         case _:
             fields.wrong("order_id", "is missing: set order_id or client_order_id")
     return found
-
-
-def _page(fields: Fields, message: Any) -> Page:
-    size = message.page_size
-    if not 0 <= size <= MAX_PAGE_SIZE:
-        fields.wrong("page_size", f"{size} must be 1 to {MAX_PAGE_SIZE}, or left out")
-    try:
-        token = base64.urlsafe_b64decode(message.page_token).decode()
-        if page_token(token) != message.page_token:  # the decoder skips what is not base64
-            raise ValueError
-    except ValueError:
-        token = ""
-        fields.wrong("page_token", _page_token_violation(message.page_token))
-    return Page(size or DEFAULT_PAGE_SIZE, token or None)
-
-
-def _number_token(fields: Fields, asked: Page, written: str) -> int:
-    """A page token that is a number; 0 for the first page."""
-    if asked.token is None:
-        return 0
-    if not asked.token.isascii() or not asked.token.isdigit() or len(asked.token) > 9:
-        fields.wrong("page_token", _page_token_violation(written))
-        return 0
-    return int(asked.token)
 
 
 def _swap(
@@ -271,7 +226,3 @@ def _moment(fields: Fields, field: str, message: Any) -> datetime | None:
             "1 to 9999, with 0 to 999999999 ns",
         )
         return None
-
-
-def _page_token_violation(written: str) -> str:
-    return f"{shown(written)} is not a page token: pass on next_page_token unchanged"

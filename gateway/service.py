@@ -16,7 +16,7 @@ from engine.relay import Relay
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
 from engine.v1 import orders_pb2_grpc
-from gateway import requests, risks, selection
+from gateway import pages, requests, risks, selection
 from gateway.acceptance import Acceptance
 from gateway.explanation import explain
 from gateway.guard import caller
@@ -157,13 +157,13 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             venue=asked.venue,
             create_time_from=asked.create_time_from,
             create_time_before=asked.create_time_before,
-            limit=asked.page.size + 1,
+            limit=asked.page_size + 1,
         )
-        shown = orders[: asked.page.size]
+        shown = orders[: asked.page_size]
         return pb.ListOrdersResponse(
             orders=[self._order(order) for order in shown],
             next_page_token=(
-                requests.orders_token(shown[-1].order_id, oldest_first=asked.oldest_first)
+                pages.ORDERS.token(shown[-1].order_id, *asked.of)
                 if len(orders) > len(shown)
                 else ""
             ),
@@ -172,29 +172,31 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     async def ListOrderEvents(
         self, request: pb.ListOrderEventsRequest, context: Any
     ) -> pb.ListOrderEventsResponse:
-        asked, page, after = requests.events_page(request)
+        asked, page = requests.events_page(request)
         order = await self._find(asked)
+        order_id = str(order.order_id)
+        after = int(page.after(order_id) or 0)
         events = await self._store.events([(order.order_id, after)], page.size + 1)
         shown = events[: page.size]
         return pb.ListOrderEventsResponse(
             events=[wire.event(order, event, self._store.tokens) for event in shown],
             next_page_token=(
-                requests.page_token(shown[-1].sequence) if len(events) > len(shown) else ""
+                pages.EVENTS.token(shown[-1].sequence, order_id) if len(events) > len(shown) else ""
             ),
         )
 
     async def ListTokens(
         self, request: pb.ListTokensRequest, context: Any
     ) -> pb.ListTokensResponse:
-        page, after = requests.numbered_page(request)
-        end = after + page.size
+        after, size = requests.tokens_page(request)
+        end = after + size
         tokens = self._store.tokens.all
         return pb.ListTokensResponse(
             tokens=[
                 pb.Token(symbol=token.symbol, mint=token.mint, decimals=token.decimals)
                 for token in tokens[after:end]
             ],
-            next_page_token=requests.page_token(end) if end < len(tokens) else "",
+            next_page_token=pages.TOKENS.token(end) if end < len(tokens) else "",
         )
 
     async def PreviewOrder(

@@ -194,7 +194,7 @@ class ListKeysRequest(_message.Message):
     page_size: _builtins.int
     """At most this many, 1–1000; default 50."""
     page_token: _builtins.str
-    """next_page_token of the page before."""
+    """next_page_token of the page before; the account must be the same."""
     account: _builtins.str
     """Only this account's; empty means all."""
     def __init__(

@@ -1540,7 +1540,7 @@ class ListOrdersRequest(_message.Message):
     page_size: _builtins.int
     """At most this many, 1–1000; default 50."""
     page_token: _builtins.str
-    """next_page_token of the page before; order_by must be the same, and filters should be."""
+    """next_page_token of the page before; order_by and the filters must be the same."""
     token: _builtins.str
     """Only orders that pay or receive this token (symbol or mint)."""
     venue: _builtins.str
@@ -1624,7 +1624,7 @@ class ListOrderEventsRequest(_message.Message):
     page_size: _builtins.int
     """At most this many, 1–1000; default 50."""
     page_token: _builtins.str
-    """next_page_token of the page before."""
+    """next_page_token of the page before; the order must be the same."""
     def __init__(
         self,
         *,

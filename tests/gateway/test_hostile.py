@@ -34,6 +34,7 @@ from engine.store import Store
 from engine.v1 import admin_pb2
 from engine.v1 import orders_pb2 as pb
 from engine.v1.orders_pb2_grpc import OrderServiceStub
+from gateway import pages
 from gateway.service import RESUME_TOKEN
 from oee.nats import Nats
 from oee.ports import HOST, free_ports
@@ -73,7 +74,7 @@ REQUESTS: Final[Mapping[str, Message]] = {
         create_time_from=Timestamp(seconds=1_800_000_000),
     ),
     "ListOrderEvents": pb.ListOrderEventsRequest(order_id=KNOWN_TO_NOBODY, page_size=10),
-    "ListTokens": pb.ListTokensRequest(page_size=2, page_token="Mg=="),
+    "ListTokens": pb.ListTokensRequest(page_size=2, page_token=pages.TOKENS.token(2)),
     "PreviewOrder": pb.PreviewOrderRequest(token_in="SOL", token_out="USDC", amount_in="1.5"),
     "CancelOrder": pb.CancelOrderRequest(order_id=KNOWN_TO_NOBODY),
     "SubmitOrders": pb.SubmitOrdersRequest(

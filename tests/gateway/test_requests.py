@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engine.v1 import orders_pb2 as pb
+from gateway.fields import shown
 from oee.postgres import Postgres
 from tests import builders
 from tests.conftest import new_database
@@ -26,11 +27,17 @@ SHAPE = 'write plain decimal digits such as "1.5", without sign, exponent or spa
 KEY = "must be 1 to 64 of [A-Za-z0-9_.:-]"
 VENUE = "must be 1 to 64 of [A-Za-z0-9_.+-]"
 YEARS = "is not a time: it must lie in years 1 to 9999, with 0 to 999999999 ns"
-NOT_A_PAGE = "is not a page token: pass on next_page_token unchanged"
+NOT_A_PAGE = (
+    "is not a page token: pass on next_page_token unchanged, or ask for the first page again"
+)
 NOT_AN_ID = "is not an order id: it is a UUID, as SubmitOrder returned it"
 AN_ID = "0198c0de-0000-7000-8000-000000000000"
 ASCII = "".join(map(chr, range(0x20, 0x7F)))
 YEAR_10000 = Timestamp(seconds=253_402_300_800)
+
+
+def encoded(text: str) -> str:
+    return urlsafe_b64encode(text.encode()).decode()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -260,11 +267,21 @@ async def test_a_heartbeat_too_short_or_too_long_is_refused_with_the_rest(
 
 
 NOT_BASE64 = ["x", "====", "!!!!", "é", "Mw", "Mw==!", "Mx==", "//8="]
-# A negative number, a fraction, ten digits, half an id, and "3\n".
-NOT_PLACES = ["LTE=", "MS41", "MTAwMDAwMDAwMA==", "MDE5OGMwZGU=", "Mwo="]
+# Of earlier releases: a number, an id, and an id of the other order.
+OLD = [encoded(text) for text in ("3", AN_ID, f"oldest:{AN_ID}")]
+# A number that is negative, broken, too long, or none; half an id; too little, and too much.
+NOT_PLACES = [
+    encoded(f"{method}/{rest}")
+    for method, of in (("ListTokens", ""), ("ListOrderEvents", f"{AN_ID}/"))
+    for rest in (of, *(f"{of}{last}" for last in ("-1", "1.5", "1000000000", "x", "3\n", "a/3")))
+]
+NOT_IDS = [
+    encoded(f"ListOrders/newest/{rest}")
+    for rest in ("", "0f/", "0f/0198c0de", "0f/3", AN_ID, f"0f/0f/{AN_ID}", f"0f/{AN_ID}\n")
+]
 
 
-@pytest.mark.parametrize("token", [*NOT_BASE64, *NOT_PLACES])
+@pytest.mark.parametrize("token", [*NOT_BASE64, *OLD, encoded("GetOrder/3")])
 async def test_a_page_token_that_was_not_handed_out_is_refused_by_every_list(
     gateway: Gateway, token: str
 ) -> None:
@@ -276,7 +293,20 @@ async def test_a_page_token_that_was_not_handed_out_is_refused_by_every_list(
     ]
 
     for call in calls:
-        assert violations(await refusal(call)) == [("page_token", f"{token!r} {NOT_A_PAGE}")]
+        assert violations(await refusal(call)) == [("page_token", f"{shown(token)} {NOT_A_PAGE}")]
+
+
+@pytest.mark.parametrize("token", [*NOT_PLACES, *NOT_IDS])
+async def test_a_page_token_that_leads_nowhere_is_refused(gateway: Gateway, token: str) -> None:
+    method = b64decode(token).decode().partition("/")[0]
+    requests: dict[str, Any] = {
+        "ListOrders": pb.ListOrdersRequest(page_token=token),
+        "ListTokens": pb.ListTokensRequest(page_token=token),
+        "ListOrderEvents": pb.ListOrderEventsRequest(order_id=AN_ID, page_token=token),
+    }
+
+    call = getattr(gateway.client, method)(requests[method])
+    assert violations(await refusal(call)) == [("page_token", f"{shown(token)} {NOT_A_PAGE}")]
 
 
 @pytest.mark.parametrize("size", [-1, 1001, 2**31 - 1, -(2**31)])
