@@ -89,8 +89,9 @@ class InvalidRequest(RequestError):
     reason = Reason.FIELD_INVALID
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        first, *others = violations
-        also = f"; also wrong: {', '.join(v.field for v in others)}" if others else ""
+        first = violations[0]
+        _, *others = dict.fromkeys(violation.field for violation in violations)
+        also = f"; also wrong: {', '.join(others)}" if others else ""
         super().__init__(f"{first.field}: {first.description}{also}")
         self.violations = tuple(violations)
 

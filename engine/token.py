@@ -12,7 +12,8 @@ from typing import Final
 MAX_AMOUNT: Final = 2**64 - 1
 
 # Far more digits than any amount has, so that a number is refused for what is wrong with it.
-_DECIMAL: Final = re.compile(r"([0-9]{1,40})(?:\.([0-9]{1,40}))?")
+MAX_DIGITS: Final = 40
+_DECIMAL: Final = re.compile(r"([0-9]+)(?:\.([0-9]+))?")
 _TWELVE_DIGITS: Final = Context(prec=12, rounding=ROUND_DOWN)
 
 
@@ -30,13 +31,18 @@ class Token:
         Raises ValueError with a sentence that names the value and what would be right.
         """
         match = _DECIMAL.fullmatch(text)
+        shown = text if len(text) <= 40 else text[:37] + "..."
         if match is None:
-            shown = text if len(text) <= 40 else text[:37] + "..."
             raise ValueError(
                 f'{shown!r} is not an amount: write plain decimal digits such as "1.5", '
                 "without sign, exponent or spaces"
             )
         whole, fraction = match[1], match[2] or ""
+        if max(len(whole), len(fraction)) > MAX_DIGITS:
+            raise ValueError(
+                f"{shown!r} is too long: at most {MAX_DIGITS} digits before the point and as many "
+                "after it"
+            )
         significant = fraction.rstrip("0")
         if len(significant) > self.decimals:
             raise ValueError(

@@ -187,8 +187,10 @@ def _limits(limits: AccountLimits, tokens: Tokens) -> pb.AccountLimits:
 
 
 def _check_text(fields: Fields, field: str, text: str) -> None:
-    if len(text) > MAX_NOTE_CHARACTERS or not text.isprintable():
-        fields.wrong(field, f"must be at most {MAX_NOTE_CHARACTERS} printable characters")
+    if len(text) > MAX_NOTE_CHARACTERS:
+        fields.wrong(field, f"has {len(text)} characters: at most {MAX_NOTE_CHARACTERS}")
+    elif not text.isprintable():
+        fields.wrong(field, f"{shown(text)} must be printable characters, on one line")
 
 
 def _check_account(fields: Fields, account: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 from engine import wire
@@ -11,8 +12,10 @@ from engine.lifecycle import Status
 from engine.token import Token, Tokens
 from engine.v1 import orders_pb2 as pb
 
-# Clients take 8 KiB of trailers for granted; a refusal carries each value three times.
-SHOWN_CHARACTERS: Final = 40
+# Room for whole keys, ids and mints. Clients take 8 KiB of trailers for granted; a refusal carries
+# each value three times.
+SHOWN_CHARACTERS: Final = 64
+SHOWN_NAMES: Final = 3
 HEARTBEAT_SECONDS: Final = 15.0
 MIN_HEARTBEAT_SECONDS: Final = 1.0
 MAX_HEARTBEAT_SECONDS: Final = 60.0
@@ -73,25 +76,31 @@ class Fields:
 
     def venues(self, field: str, names: Sequence[str], venues: Collection[str]) -> None:
         """Note names that no venue has."""
-        unknown = [name for name in names if name not in venues]
+        unknown = list(dict.fromkeys(name for name in names if name not in venues))
         if unknown:
+            first = ", ".join(map(shown, unknown[:SHOWN_NAMES]))
+            more = len(unknown) - SHOWN_NAMES
+            said = f"{first} and {more} more" if more > 0 else first
+            verb = "is" if len(unknown) == 1 else "are"
             known = ", ".join(sorted(venues))
-            self.wrong(field, f"{shown(', '.join(unknown))} is not known: choose from {known}")
+            self.wrong(field, f"{said} {verb} not known: choose from {known}")
 
     def heartbeat_seconds(self, message: Any) -> float:
         """How long a watch may be silent."""
         if not message.HasField("heartbeat_interval"):
             return HEARTBEAT_SECONDS
         interval = message.heartbeat_interval
-        seconds: float = interval.seconds + interval.nanos / 1e9
+        # Exact: one that is a nanosecond too short is not to be told as one that is long enough.
+        seconds = interval.seconds + Decimal(interval.nanos).scaleb(-9)
         if not MIN_HEARTBEAT_SECONDS <= seconds <= MAX_HEARTBEAT_SECONDS:
-            self.wrong("heartbeat_interval", f"{seconds:g}s must be 1s to 60s")
-        return seconds
+            given = f"{seconds:f}".rstrip("0").rstrip(".") if interval.nanos else interval.seconds
+            self.wrong("heartbeat_interval", f"{given}s must be 1s to 60s")
+        return float(seconds)
 
 
 def shown(text: str) -> str:
     """A value as an error message may repeat it."""
     quoted = repr(text[:SHOWN_CHARACTERS])
-    if len(quoted) <= SHOWN_CHARACTERS:
+    if len(text) <= SHOWN_CHARACTERS and len(quoted) <= SHOWN_CHARACTERS + 2:
         return quoted
-    return quoted[: SHOWN_CHARACTERS - 4] + "...'"
+    return f"{quoted[: SHOWN_CHARACTERS - 2]}...{quoted[0]}"

@@ -41,8 +41,12 @@ def _account(text: str) -> str:
 
 
 def _note(text: str) -> str:
-    if len(text) > MAX_NOTE_CHARACTERS or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"must be at most {MAX_NOTE_CHARACTERS} characters")
+    if len(text) > MAX_NOTE_CHARACTERS:
+        raise argparse.ArgumentTypeError(
+            f"has {len(text)} characters: at most {MAX_NOTE_CHARACTERS}"
+        )
+    if not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} must be printable characters, on one line")
     return text
 
 

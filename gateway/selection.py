@@ -11,7 +11,7 @@ from engine.event_log import Place
 from engine.route import JOINED
 from engine.token import Tokens
 from engine.v1 import orders_pb2 as pb
-from gateway.fields import Fields
+from gateway.fields import Fields, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,10 @@ def watch_orders(
         try:
             since = _place(message.resume_token)
         except ValueError:
-            fields.wrong("resume_token", "it is none: pass on the last one received, unchanged")
+            fields.wrong(
+                "resume_token",
+                f"{shown(message.resume_token)} is none: pass on the last one received, unchanged",
+            )
         if message.snapshot:
             fields.wrong("snapshot", "true cannot stand beside resume_token: give one of them")
     statuses = fields.statuses(message.statuses)

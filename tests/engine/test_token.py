@@ -107,6 +107,12 @@ def test_any_text_is_either_a_positive_amount_or_refused(text: str) -> None:
     assert 1 <= amount <= MAX_AMOUNT
 
 
+@pytest.mark.parametrize("text", ["9" * 100, "1." + "0" * 41, "0" * 40 + "1", "1" * 1_000_000])
+def test_a_number_beyond_all_measure_is_refused_as_too_long(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^'.{37}\.\.\.' is too long: at most 40 digits before"):
+        SOL.parse(text)
+
+
 @pytest.mark.parametrize("text", ["0", "0.0", "00", "0.000000000"])
 def test_zero_is_refused_and_the_least_amount_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"is zero: it must be at least 0\.000000001$"):

@@ -185,6 +185,10 @@ async def test_what_is_wrong_with_a_new_key_is_told_at_once(operator: Gateway) -
     status = await refusal(operator.admin.CreateKey(request))
     assert reason(status) == "FIELD_INVALID"
     assert all(field in str(status) for field in ("account", "role", "note"))
+    assert "has 201 characters: at most 200" in str(status)
+    lines = admin_pb2.CreateKeyRequest(account="a", role=admin_pb2.ROLE_VIEWER, note="two\nlines")
+    told = (await refusal(operator.admin.CreateKey(lines))).message
+    assert told == r"note: 'two\nlines' must be printable characters, on one line"
     nobody = admin_pb2.RevokeKeyRequest(key_id="0" * 16)
     assert reason(await refusal(operator.admin.RevokeKey(nobody))) == "KEY_NOT_FOUND"
 

@@ -62,7 +62,8 @@ SWAPS: list[Any] = [
     pytest.param(
         {"token_in": ""}, "token_in", "is missing: name a token by symbol or mint address"
     ),
-    pytest.param({"token_out": "x" * 90}, "token_out", f"'{'x' * 35}...' is not a known token"),
+    pytest.param({"token_out": "x" * 90}, "token_out", f"'{'x' * 61}...' is not a known token"),
+    pytest.param({"token_out": "x" * 64}, "token_out", f"'{'x' * 64}' is not a known token"),
     pytest.param({"token_out": "SOL"}, "token_out", "SOL is also token_in: name another token"),
     pytest.param(
         {"token_out": builders.SOL}, "token_out", "SOL is also token_in: name another token"
@@ -85,6 +86,11 @@ SWAPS: list[Any] = [
         "'18446744073.709551616' is too large: at most 18446744073.709551615 SOL",
     ),
     pytest.param({"amount_in": "9" * 21}, "amount_in", f"'{'9' * 21}' is too large: at most"),
+    pytest.param(
+        {"amount_in": "9" * 5000},
+        "amount_in",
+        f"'{'9' * 37}...' is too long: at most 40 digits before the point and as many after it",
+    ),
     pytest.param(
         {"min_amount_out": "0.0000001"}, "min_amount_out", "has 7 decimal places: USDC has 6"
     ),
@@ -109,7 +115,12 @@ SWAPS: list[Any] = [
     pytest.param(
         {"venues": ["raydium", "orca", "phoenix"]},
         "venues",
-        "'orca, phoenix' is not known: choose from meteora, raydium",
+        "'orca', 'phoenix' are not known: choose from meteora, raydium",
+    ),
+    pytest.param(
+        {"venues": ["a", "b", "a", "c, d", "e", "f"]},
+        "venues",
+        "'a', 'b', 'c, d' and 2 more are not known: choose from meteora, raydium",
     ),
     pytest.param({"venues": [""]}, "venues", "'' is not known: choose from meteora, raydium"),
 ]
@@ -174,7 +185,12 @@ async def test_everything_wrong_with_an_order_is_told_at_once(gateway: Gateway) 
         expire_time=YEAR_10000,
     )
 
-    named = [field for field, _ in violations(await refusal(gateway.client.SubmitOrder(request)))]
+    status = await refusal(gateway.client.SubmitOrder(request))
+    named = [field for field, _ in violations(status)]
+    assert status.message.endswith(
+        "; also wrong: order_type, expire_time, token_in, token_out, amount_in, min_amount_out, "
+        "slippage_bps, venues"
+    )
     assert sorted(named) == [
         "amount_in",
         "client_order_id",
@@ -202,7 +218,7 @@ async def test_a_refusal_fits_into_trailers_however_long_the_wrong_values_are(
         amount_in=long,
         min_amount_out=long,
         slippage_bps=6000,
-        venues=[long] * 10,
+        venues=[f"{name}{long}" for name in range(10)],
         order_type=7,  # type: ignore[arg-type]
         expire_time=YEAR_10000,
     )
@@ -251,7 +267,10 @@ async def test_a_malformed_id_is_refused_wherever_an_order_is_named(
         (Duration(seconds=-5), "-5s"),
         (Duration(nanos=999_000_000), "0.999s"),
         (Duration(seconds=60, nanos=1_000_000), "60.001s"),
-        (Duration(seconds=315_576_000_000), "3.15576e+11s"),
+        (Duration(nanos=999_999_999), "0.999999999s"),
+        (Duration(seconds=60, nanos=1), "60.000000001s"),
+        (Duration(seconds=60, nanos=999_999_990), "60.99999999s"),
+        (Duration(seconds=315_576_000_000), "315576000000s"),
     ],
 )
 async def test_a_heartbeat_too_short_or_too_long_is_refused_with_the_rest(
@@ -263,6 +282,15 @@ async def test_a_heartbeat_too_short_or_too_long_is_refused_with_the_rest(
     assert found == [
         ("order_id", f"'7' {NOT_AN_ID}"),
         ("heartbeat_interval", f"{shown} must be 1s to 60s"),
+    ]
+
+
+async def test_a_resume_token_that_is_none_is_shown(gateway: Gateway) -> None:
+    request = pb.WatchOrdersRequest(resume_token="Mw==")
+
+    call = anext(aiter(gateway.client.WatchOrders(request)))
+    assert violations(await refusal(call)) == [
+        ("resume_token", "'Mw==' is none: pass on the last one received, unchanged")
     ]
 
 
