@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from oee.__main__ import app
 
-VECTORS = sorted((Path(__file__).parents[1] / "data" / "vectors").glob("*.json"))
+ROOT = Path(__file__).parents[2]
+VECTORS = sorted((ROOT / "tests" / "data" / "vectors").glob("*.json"))
 DLMM = next(path for path in VECTORS if path.stem == "meteora_dlmm")
 CPMM = next(path for path in VECTORS if path.stem == "raydium_cpmm")
 POOL = {
@@ -43,6 +44,14 @@ def written(tmp_path: Path) -> Any:
 
 def vector_file(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+def test_the_pool_that_the_readme_shows_is_quoted() -> None:
+    shown = "oee quote --pool examples/pool.json --amount-in 1000000\n"
+    assert shown in (ROOT / "README.md").read_text()
+
+    result = quote("--pool", ROOT / "examples" / "pool.json", "--amount-in", 1_000_000)
+    assert (result.exit_code, json.loads(result.stdout)["amount_out"]) == (0, "149634")
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
