@@ -54,7 +54,9 @@ class _OrderStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderStat
     ORDER_STATUS_PENDING: _OrderStatus.ValueType  # 1
     """Durable; nobody has started on it."""
     ORDER_STATUS_ROUTING: _OrderStatus.ValueType  # 2
-    """Venues are asked for quotes, or a retry is waiting for its time."""
+    """A route is looked for, by the venues' streams of pool states or by asking them for quotes; or a
+    retry is waiting for its time.
+    """
     ORDER_STATUS_BUILDING: _OrderStatus.ValueType  # 3
     """A route is chosen; the swap is built, simulated and checked. Nothing is signed."""
     ORDER_STATUS_SUBMITTED: _OrderStatus.ValueType  # 4
@@ -76,7 +78,9 @@ ORDER_STATUS_UNSPECIFIED: OrderStatus.ValueType  # 0
 ORDER_STATUS_PENDING: OrderStatus.ValueType  # 1
 """Durable; nobody has started on it."""
 ORDER_STATUS_ROUTING: OrderStatus.ValueType  # 2
-"""Venues are asked for quotes, or a retry is waiting for its time."""
+"""A route is looked for, by the venues' streams of pool states or by asking them for quotes; or a
+retry is waiting for its time.
+"""
 ORDER_STATUS_BUILDING: OrderStatus.ValueType  # 3
 """A route is chosen; the swap is built, simulated and checked. Nothing is signed."""
 ORDER_STATUS_SUBMITTED: OrderStatus.ValueType  # 4
@@ -849,7 +853,7 @@ class RouteDecision(_message.Message):
     """What the winner was quoted to yield after pool fees, in whole token_out."""
     @_builtins.property
     def quotes(self) -> _containers.RepeatedCompositeFieldContainer[Global___VenueQuote]:
-        """Every venue asked, with its quote or its refusal."""
+        """Every venue considered, with its quote or its refusal."""
 
     @_builtins.property
     def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouteLeg]:

@@ -149,8 +149,9 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PreviewOrder(self, request, context):
-        """Asks every venue for a quote and shows the route that would be chosen. Stores nothing. An order
-        beyond what its account may risk is refused with RISK_LIMIT, as SubmitOrder would.
+        """Shows every venue's quote and the route that would be chosen. Stores nothing. Quotes are computed
+        from the venues' streams of pool states; a venue without one is asked. An order beyond what its
+        account may risk is refused with RISK_LIMIT, as SubmitOrder would.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,8 +56,9 @@ class OrderServiceStub:
     ListTokens: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListTokensRequest, _orders_pb2.ListTokensResponse]
     """The tokens that orders may name."""
     PreviewOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.PreviewOrderRequest, _orders_pb2.PreviewOrderResponse]
-    """Asks every venue for a quote and shows the route that would be chosen. Stores nothing. An order
-    beyond what its account may risk is refused with RISK_LIMIT, as SubmitOrder would.
+    """Shows every venue's quote and the route that would be chosen. Stores nothing. Quotes are computed
+    from the venues' streams of pool states; a venue without one is asked. An order beyond what its
+    account may risk is refused with RISK_LIMIT, as SubmitOrder would.
     """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
     """Stops an order from being signed. Idempotent; the answer says whether it can still swap."""
@@ -98,8 +99,9 @@ class OrderServiceAsyncStub(OrderServiceStub):
     ListTokens: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListTokensRequest, _orders_pb2.ListTokensResponse]  # type: ignore[assignment]
     """The tokens that orders may name."""
     PreviewOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.PreviewOrderRequest, _orders_pb2.PreviewOrderResponse]  # type: ignore[assignment]
-    """Asks every venue for a quote and shows the route that would be chosen. Stores nothing. An order
-    beyond what its account may risk is refused with RISK_LIMIT, as SubmitOrder would.
+    """Shows every venue's quote and the route that would be chosen. Stores nothing. Quotes are computed
+    from the venues' streams of pool states; a venue without one is asked. An order beyond what its
+    account may risk is refused with RISK_LIMIT, as SubmitOrder would.
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]  # type: ignore[assignment]
     """Stops an order from being signed. Idempotent; the answer says whether it can still swap."""
@@ -185,8 +187,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orders_pb2.PreviewOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.PreviewOrderResponse, _abc.Awaitable[_orders_pb2.PreviewOrderResponse]]:
-        """Asks every venue for a quote and shows the route that would be chosen. Stores nothing. An order
-        beyond what its account may risk is refused with RISK_LIMIT, as SubmitOrder would.
+        """Shows every venue's quote and the route that would be chosen. Stores nothing. Quotes are computed
+        from the venues' streams of pool states; a venue without one is asked. An order beyond what its
+        account may risk is refused with RISK_LIMIT, as SubmitOrder would.
         """
 
     @_abc_1.abstractmethod
