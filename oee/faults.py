@@ -205,8 +205,10 @@ def clear(
     response = ctx.obj.ask("ClearFaults", pb.ClearFaultsRequest(fault_ids=fault_ids or []))
     if json:
         typer.echo(show.to_json(response))
+    elif response.reports:
+        paint("removed:", _table(response.reports))
     else:
-        paint(_table(response.reports))
+        paint("there was nothing to remove")
 
 
 def _table(reports: list[pb.FaultReport]) -> Table:

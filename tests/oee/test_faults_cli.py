@@ -64,6 +64,7 @@ async def test_a_fault_is_injected_strikes_is_listed_and_cleared(
     shown = await run("list")
     cleared = await run("clear", injected.stdout.strip())
     empty = await run("list", "--json")
+    again = await run("clear")
 
     [report] = json.loads(listed.stdout)["reports"]
     assert (injected.exit_code, injected.stdout) == (Exit.DONE, "1\n")
@@ -77,7 +78,8 @@ async def test_a_fault_is_injected_strikes_is_listed_and_cleared(
         f"fail code=UNAVAILABLE retry_delay=0.500s call=Quote venue=raydium order_id={ORDER_ID}"
         in (shown.stdout)
     )
-    assert cleared.stdout == shown.stdout
+    assert cleared.stdout == f"removed:\n{shown.stdout}"
+    assert again.stdout == "there was nothing to remove\n"
     assert json.loads(empty.stdout)["reports"] == []
 
 
