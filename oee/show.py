@@ -70,7 +70,7 @@ def slippage_bps(quoted: str, received: str) -> Decimal | None:
     if not quoted or not received or not Decimal(quoted):
         return None
     lost = (Decimal(quoted) - Decimal(received)) / Decimal(quoted) * BASIS_POINTS
-    return lost.quantize(Decimal("0.1"))
+    return lost.quantize(Decimal("0.1")) + 0  # no -0.0
 
 
 def event(event: pb.OrderEvent, *, prefix: str | None = None) -> Text:
