@@ -38,6 +38,8 @@ PROFILABLE: Final = ("gateway", "router", "executor", "dex_sim")
 INTERRUPTED: Final = 130
 USAGE_ERROR: Final = 2
 SCENARIO_SECONDS: Final = 900.0
+# Of a load: in less, nothing ends that could be measured.
+MIN_SECONDS: Final = 0.1
 # Wide enough for every table, whatever the terminal.
 WIDTH: Final = 180
 
@@ -83,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     everything = f"of {', '.join((*ALONE, *SCENARIOS))}"
     add("--scenario", type=_names, default=[], help=f"{everything}; default: all")
     add("--skip", type=_names, default=[], help="what to leave out")
-    add("--seconds", type=float, default=Options.seconds, help="of each load")
+    add("--seconds", type=_seconds, default=Options.seconds, help="of each load")
     add("--orders", type=int, default=0, help="of each load, instead of seconds")
     add("--in-flight", type=_counts, default=Options.in_flight, help="for throughput: 64,256")
     add("--backlog", type=int, default=Options.backlog, help="orders that wait for recovery")
@@ -100,6 +102,13 @@ def _names(text: str) -> list[str]:
             f"{', '.join(sorted(unknown))}: must be of {', '.join((*ALONE, *SCENARIOS))}"
         )
     return names
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not MIN_SECONDS <= seconds <= SCENARIO_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} must be {MIN_SECONDS:g} to {SCENARIO_SECONDS:g}")
+    return seconds
 
 
 def _counts(text: str) -> list[int]:

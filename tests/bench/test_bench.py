@@ -27,6 +27,13 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_a_load_of_no_length_is_wrong_usage(seconds: str) -> None:
+    run = bench("--scenario", "throughput", f"--seconds={seconds}")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "argument --seconds: " in run.stderr
+
+
 def test_a_scenario_tells_speed_and_what_every_process_spent() -> None:
     run = bench("--scenario", "throughput", "--in-flight", "64", "--orders", str(ORDERS))
     assert run.returncode == 0, run.stderr
