@@ -20,6 +20,8 @@ EXIT_CODES: Final = (
     "3 the engine cannot be reached or has no answer now; 4 there is no such order; 130 Ctrl-C."
 )
 INTERRUPTED: Final = 130
+# What processes are run with; of the extra `embedded`.
+EMBEDDED: Final = "psutil"
 # Wider than any row, so that rich never shortens an id.
 WIDTH: Final = 1000
 
@@ -64,6 +66,15 @@ class Edge(TyperGroup):
             raise typer.Exit(code) from None
         except StartupError as error:
             say(str(error))
+            raise typer.Exit(Exit.REFUSED) from None
+        except ModuleNotFoundError as error:
+            # Who only calls an engine needs none of what runs one.
+            if error.name != EMBEDDED:
+                raise
+            say(
+                f"{EMBEDDED} is not installed, which it takes to run the stack: "
+                "pip install order-execution-engine[embedded]"
+            )
             raise typer.Exit(Exit.REFUSED) from None
         except (KeyboardInterrupt, asyncio.CancelledError):
             raise typer.Exit(INTERRUPTED) from None

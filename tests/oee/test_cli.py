@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -418,3 +420,23 @@ def test_the_json_of_a_preview_has_everything_that_is_drawn() -> None:
     told = json.loads(engine.serve("preview", "SOL", "USDC", "1500", "--json").stdout)
 
     assert json_format.ParseDict(told, pb.PreviewOrderResponse()) == previewed()
+
+
+@pytest.mark.parametrize("command", [["up"], ["demo"], ["reconcile", "--restored"]])
+def test_without_what_runs_a_stack_its_commands_say_in_a_line_what_to_install(
+    command: list[str],
+) -> None:
+    without = "import sys; sys.modules['psutil'] = None; from oee.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", without, *command],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "psutil is not installed, which it takes to run the stack: "
+        "pip install order-execution-engine[embedded]\n"
+    )
