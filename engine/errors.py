@@ -187,7 +187,7 @@ class FutureSequence(RequestError):
 
 
 class ResumeTokenTooOld(RequestError):
-    """A watch of all orders cannot go on from there: something after it may be gone."""
+    """A watch cannot go on from there: something after it is gone, or may be."""
 
     reason = Reason.RESUME_TOKEN_TOO_OLD
 

@@ -16,7 +16,14 @@ import structlog
 
 from engine import wire
 from engine.bus import Bus
-from engine.errors import Overloaded, RequestError, ShuttingDown, SlowConsumer, StoreUnavailable
+from engine.errors import (
+    Overloaded,
+    RequestError,
+    ResumeTokenTooOld,
+    ShuttingDown,
+    SlowConsumer,
+    StoreUnavailable,
+)
 from engine.order import Order, Transition
 from engine.store import Store
 from engine.v1 import orders_pb2 as pb
@@ -136,7 +143,11 @@ class WatchHub:
     def fresh(self, order_id: UUID | None, after_sequence: int) -> Life | None:
         """The order if it was accepted here just now and all its events were heard up to there."""
         life = self._fresh.get(str(order_id))
-        return life if life is not None and after_sequence <= len(life.events) else None
+        if life is None or after_sequence > len(life.events):
+            return None
+        # With a final status all may be over, unless a fork took it back, and nobody heard of it.
+        last = life.events[-1] if life.events else None
+        return None if last and last.status in wire.FINAL and not last.settled else life
 
     @asynccontextmanager
     async def watch(
@@ -229,6 +240,11 @@ class WatchHub:
                     watch.take(message)
             if len(events) == READ_EVENTS:
                 self._mark(batch)
+                continue
+            for watch in batch:
+                # It was that far when it was read, so its events were there once.
+                if watch.last < watch.order.sequence:
+                    watch.end(_deleted(watch))
 
     def _hear(self, events: Iterable[pb.OrderEvent]) -> None:
         for event in events:
@@ -277,6 +293,14 @@ class WatchHub:
 
     def _watches_of(self, watch: Watch) -> Collection[Watch]:
         return self._watches.get(str(watch.order.order_id), ())
+
+
+def _deleted(watch: Watch) -> ResumeTokenTooOld:
+    return ResumeTokenTooOld(
+        f"events of this order after {watch.last} were deleted; watch it anew, without "
+        "after_sequence",
+        last_sequence=str(watch.last),
+    )
 
 
 def _shutting_down() -> ShuttingDown:

@@ -349,6 +349,51 @@ async def test_an_event_arrives_with_its_message_not_with_the_next_look(
     assert (await _next(responses)).event.sequence == 2
 
 
+async def test_an_order_accepted_here_whose_end_was_taken_back_unheard_is_read(
+    gateway: Gateway, store: Store, bus: Bus, relay: Relay
+) -> None:
+    await _started(_watch(gateway, await _accept(store)), bus)  # so that events are heard
+    order = await _submitted(gateway, store)
+    first = _watch(gateway, order, after_sequence=0)
+    order = await _lead(relay, order, Status.CONFIRMED)
+    assert _sequences(await _rest(first)) == [*range(1, order.sequence + 1)]
+    # What `store` commits nobody hears of.
+    order = (await store.save(order.reorg())).order
+
+    again = aiter(_watch(gateway, order, after_sequence=0))
+    sequences = [(await _next(again)).event.sequence for _ in range(order.sequence)]
+
+    assert sequences == [*range(1, order.sequence + 1)]
+
+
+@pytest.mark.parametrize("left", [None, 4])
+@pytest.mark.parametrize("until_settled", [False, True])
+async def test_a_watch_of_events_that_were_deleted_is_out_of_range(
+    gateway: Gateway,
+    dsn: str,
+    store: Store,
+    relay: Relay,
+    left: int | None,
+    until_settled: bool,
+) -> None:
+    order = await _lead(relay, await _accept(store), Status.CONFIRMED)
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        "DELETE FROM order_events WHERE order_id = $1 AND sequence < $2",
+        order.order_id,
+        left or 1000,
+    )
+    await connection.close()
+    request = pb.WatchOrderRequest(
+        order_id=str(order.order_id), after_sequence=1, until_settled=until_settled
+    )
+
+    status = await refusal(anext(aiter(gateway.client.WatchOrder(request))))
+
+    assert (code(status), reason(status)) == ("OUT_OF_RANGE", "RESUME_TOKEN_TOO_OLD")
+    assert "after 1 were deleted" in status.message
+
+
 async def test_a_gap_is_filled_as_soon_as_it_shows(
     gateway: Gateway, store: Store, bus: Bus, relay: Relay
 ) -> None:
