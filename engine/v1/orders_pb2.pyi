@@ -1186,7 +1186,8 @@ class WatchOrderRequest(_message.Message):
     """The client's key; works also when SubmitOrder's answer was lost."""
     after_sequence: _builtins.int
     """Deliver the events after this one: 0 replays the whole life. Absent: a snapshot of the
-    order first, then what follows.
+    order first, then what follows. OUT_OF_RANGE when there is no such event yet, or when events
+    after it were deleted.
     """
     until_settled: _builtins.bool
     """Go on after the final status until the order is settled."""
@@ -2093,8 +2094,8 @@ class WatchOrdersRequest(_message.Message):
     now on. OUT_OF_RANGE when it is too old.
     """
     snapshot: _builtins.bool
-    """First every order that is not settled, as it is now, then what follows. Not together with
-    resume_token.
+    """First every order that is not settled, as it is now, then what follows. What follows may be of an
+    order that is not in it: one that was settled while it was read. Not together with resume_token.
     """
     token: _builtins.str
     """Only orders that pay or receive this token (symbol or mint)."""
