@@ -197,7 +197,8 @@ class Connection(asyncio.Protocol):
             self._outgoing.ended(event.stream_id)
 
     def _request(self, event: Any) -> None:
-        with suppress(ngh2.StreamProtocolError):  # its client has cancelled it already
+        # Unless its client has cancelled it already, or the connection ends.
+        with suppress(ngh2.StreamProtocolError, ngh2.ConnectionStateError):
             self._http.set_stream_priority(event.stream_id, _IN_TURN, ignore_client_signal=True)
         try:
             request = read_request(event.headers, self._methods, self._limits.max_message_bytes)

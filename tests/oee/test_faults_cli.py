@@ -78,6 +78,7 @@ async def test_a_fault_is_injected_strikes_is_listed_and_cleared(
         f"fail code=UNAVAILABLE retry_delay=0.500s call=Quote venue=raydium order_id={ORDER_ID}"
         in (shown.stdout)
     )
+    assert (cleared.exit_code, cleared.stderr) == (Exit.DONE, "")
     assert cleared.stdout == f"removed:\n{shown.stdout}"
     assert again.stdout == "there was nothing to remove\n"
     assert json.loads(empty.stdout)["reports"] == []
