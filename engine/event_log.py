@@ -20,6 +20,66 @@ from engine.store import Store
 
 FIRST: Final = UUID(int=0)
 
+# What the log holds for whoever reads it now. Transactions' numbers are not durable: after a crash
+# those that left nothing behind are given out again. What an event proves is.
+EXTENT: Final = """
+SELECT log.*, least(event_position(pg_snapshot_xmin(pg_current_snapshot())), next) AS complete,
+       event_position(pg_snapshot_xmax(pg_current_snapshot())) AS "end",
+       ARRAY(SELECT event_position(id) FROM pg_snapshot_xip(pg_current_snapshot()) AS id) AS running
+  FROM (SELECT md5(home) AS home, oldest,
+               greatest(oldest, (SELECT max(position) + 1 FROM order_events)) AS next
+          FROM event_log) AS log
+"""
+# What has appeared since an extent: from its `next` on in order, and what was running then. One row
+# an order; what the log holds is asked once, not for every row.
+ENTRIES: Final = f"""
+WITH log AS MATERIALIZED ({EXTENT}),
+page AS MATERIALIZED (
+    SELECT position, order_id, sequence, settled FROM order_events
+     WHERE position >= $2 AND (position, order_id, sequence) > ($2, $3, $4)
+     ORDER BY position, order_id, sequence LIMIT $5
+), late AS (
+    SELECT position, order_id, sequence, settled
+      FROM order_events WHERE position = ANY($1::bigint[])
+), last AS (
+    SELECT position AS last_position, order_id AS last_order_id, sequence AS last_sequence
+      FROM page ORDER BY position DESC, order_id DESC, sequence DESC LIMIT 1
+)
+SELECT log.*, last.*, e.*, (SELECT count(*) FROM page) AS events
+  FROM log LEFT JOIN last ON true LEFT JOIN (
+       SELECT order_id, max(sequence) AS sequence, bool_or(settled) AS settled
+         FROM (TABLE page UNION ALL TABLE late) AS seen GROUP BY order_id) AS e
+    ON true
+"""
+_LOGGED: Final = """
+SELECT e.*, o.account, o.client_order_id, o.token_in, o.token_out, o.amount_in
+  FROM order_events e JOIN orders o ON o.order_id = e.order_id
+"""
+# Whether all of it is still there is asked in the same moment.
+PAGE: Final = f"""
+SELECT log.oldest, e.*
+  FROM (SELECT oldest FROM event_log) AS log LEFT JOIN (
+       {_LOGGED} WHERE e.position >= $2 AND (e.position, e.order_id, e.sequence) > ($2, $3, $4)
+          AND o.account = $1 AND e.position < $5
+        ORDER BY e.position, e.order_id, e.sequence LIMIT $6) AS e
+    ON true
+ ORDER BY e.position, e.order_id, e.sequence
+"""
+AFTER: Final = (
+    _LOGGED
+    + """JOIN unnest($1::uuid[], $2::integer[]) AS w (order_id, after)
+         ON e.order_id = w.order_id AND e.sequence > w.after
+ ORDER BY e.order_id, e.sequence LIMIT $3"""
+)
+OPEN: Final = (
+    statements.READ
+    + "WHERE NOT o.settled AND o.account = $1 AND o.order_id > $2 ORDER BY o.order_id LIMIT $3"
+)
+OPEN_SEQUENCES: Final = """
+SELECT order_id, sequence FROM orders
+ WHERE NOT settled AND order_id > $1 ORDER BY order_id LIMIT $2
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -85,7 +145,7 @@ class EventLog:
 
     async def extent(self) -> Extent:
         """What the log holds now."""
-        [row] = await self._store.ask(lambda connection: connection.fetch(statements.LOG_EXTENT))
+        [row] = await self._store.ask(lambda connection: connection.fetch(EXTENT))
         return _extent(row)
 
     async def part(self, seen: Extent, cursor: Cursor | None, limit: int) -> Part:
@@ -96,9 +156,7 @@ class EventLog:
         """
         running = [] if cursor else [place for place in seen.running if place < seen.next]
         place = cursor or (seen.next, FIRST, 0)
-        found = await self._store.ask(
-            lambda c: c.fetch(statements.LOG_ENTRIES, running, *place, limit)
-        )
+        found = await self._store.ask(lambda c: c.fetch(ENTRIES, running, *place, limit))
         first = found[0]
         more = first["events"] == limit
         return Part(
@@ -123,25 +181,23 @@ class EventLog:
             if after
             else (position, FIRST, 0)
         )
-        found = await self._store.ask(
-            lambda c: c.fetch(statements.LOG_PAGE, account, *place, end, limit)
-        )
+        found = await self._store.ask(lambda c: c.fetch(PAGE, account, *place, end, limit))
         return found[0]["oldest"], [_logged(row) for row in found if row["order_id"] is not None]
 
     async def after(self, sequences: Sequence[tuple[UUID, int]], limit: int) -> list[Logged]:
         """Events of several orders, each after its own sequence, by order and sequence."""
         ids, last = [i for i, _ in sequences], [s for _, s in sequences]
-        found = await self._store.ask(lambda c: c.fetch(statements.LOG_AFTER, ids, last, limit))
+        found = await self._store.ask(lambda c: c.fetch(AFTER, ids, last, limit))
         return [_logged(row) for row in found]
 
     async def open_orders(self, account: str, after: UUID, limit: int) -> list[Order]:
         """The account's orders that are not settled, by id, after one."""
-        found = await self._store.ask(lambda c: c.fetch(statements.OPEN, account, after, limit))
+        found = await self._store.ask(lambda c: c.fetch(OPEN, account, after, limit))
         return [rows.order(row) for row in found]
 
     async def open_sequences(self, after: UUID, limit: int) -> list[tuple[UUID, int]]:
         """Where every order that is not settled stands, by id, after one."""
-        found = await self._store.ask(lambda c: c.fetch(statements.OPEN_SEQUENCES, after, limit))
+        found = await self._store.ask(lambda c: c.fetch(OPEN_SEQUENCES, after, limit))
         return [(row["order_id"], row["sequence"]) for row in found]
 
 

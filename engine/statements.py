@@ -193,7 +193,7 @@ def limited(allowances: Mapping[str, Allowance]) -> list[object]:
     ]
 
 
-_READ: Final = """
+READ: Final = """
 SELECT o.*, clock_timestamp() AS read_time,
        CASE WHEN o.retries = 0 AND o.status IN ('pending', 'routing', 'building') THEN NULL ELSE
        (SELECT array_agg(a ORDER BY a.number) FROM attempts a WHERE a.order_id = o.order_id)
@@ -201,15 +201,15 @@ SELECT o.*, clock_timestamp() AS read_time,
   FROM orders o
 """
 
-GET_MANY: Final = _READ + "WHERE o.order_id = ANY($1::uuid[])"
-GET_BY_CLIENT_ORDER_ID: Final = _READ + "WHERE o.account = $1 AND o.client_order_id = $2"
+GET_MANY: Final = READ + "WHERE o.order_id = ANY($1::uuid[])"
+GET_BY_CLIENT_ORDER_ID: Final = READ + "WHERE o.account = $1 AND o.client_order_id = $2"
 GET_MANY_BY_CLIENT_ORDER_ID: Final = (
-    _READ
+    READ
     + """JOIN unnest($1::text[], $2::text[]) AS k (account, client_order_id)
          ON o.account = k.account AND o.client_order_id = k.client_order_id"""
 )
 _LIST: Final = (
-    _READ
+    READ
     + """WHERE o.account = $1
    AND ($2::uuid IS NULL OR o.order_id {beyond} $2)
    AND ($3::text[] IS NULL OR o.status = ANY($3))
@@ -281,64 +281,4 @@ UPDATE event_log
        base = greatest(base, 1 - pg_current_xact_id()::text::bigint
                                + (SELECT coalesce(max(position), 0) FROM order_events))
  WHERE home IS DISTINCT FROM signing_home()
-"""
-# What the log holds for whoever reads it now. Transactions' numbers are not durable: after a crash
-# those that left nothing behind are given out again. What an event proves is.
-_EXTENT: Final = """
-SELECT log.*, least(event_position(pg_snapshot_xmin(pg_current_snapshot())), next) AS complete,
-       event_position(pg_snapshot_xmax(pg_current_snapshot())) AS "end",
-       ARRAY(SELECT event_position(id) FROM pg_snapshot_xip(pg_current_snapshot()) AS id) AS running
-  FROM (SELECT md5(home) AS home, oldest,
-               greatest(oldest, (SELECT max(position) + 1 FROM order_events)) AS next
-          FROM event_log) AS log
-"""
-LOG_EXTENT: Final = _EXTENT
-# What has appeared since an extent: from its `next` on in order, and what was running then. One row
-# an order; what the log holds is asked once, not for every row.
-LOG_ENTRIES: Final = f"""
-WITH log AS MATERIALIZED ({_EXTENT}),
-page AS MATERIALIZED (
-    SELECT position, order_id, sequence, settled FROM order_events
-     WHERE position >= $2 AND (position, order_id, sequence) > ($2, $3, $4)
-     ORDER BY position, order_id, sequence LIMIT $5
-), late AS (
-    SELECT position, order_id, sequence, settled
-      FROM order_events WHERE position = ANY($1::bigint[])
-), last AS (
-    SELECT position AS last_position, order_id AS last_order_id, sequence AS last_sequence
-      FROM page ORDER BY position DESC, order_id DESC, sequence DESC LIMIT 1
-)
-SELECT log.*, last.*, e.*, (SELECT count(*) FROM page) AS events
-  FROM log LEFT JOIN last ON true LEFT JOIN (
-       SELECT order_id, max(sequence) AS sequence, bool_or(settled) AS settled
-         FROM (TABLE page UNION ALL TABLE late) AS seen GROUP BY order_id) AS e
-    ON true
-"""
-_LOGGED: Final = """
-SELECT e.*, o.account, o.client_order_id, o.token_in, o.token_out, o.amount_in
-  FROM order_events e JOIN orders o ON o.order_id = e.order_id
-"""
-# Whether all of it is still there is asked in the same moment.
-LOG_PAGE: Final = f"""
-SELECT log.oldest, e.*
-  FROM (SELECT oldest FROM event_log) AS log LEFT JOIN (
-       {_LOGGED} WHERE e.position >= $2 AND (e.position, e.order_id, e.sequence) > ($2, $3, $4)
-          AND o.account = $1 AND e.position < $5
-        ORDER BY e.position, e.order_id, e.sequence LIMIT $6) AS e
-    ON true
- ORDER BY e.position, e.order_id, e.sequence
-"""
-LOG_AFTER: Final = (
-    _LOGGED
-    + """JOIN unnest($1::uuid[], $2::integer[]) AS w (order_id, after)
-         ON e.order_id = w.order_id AND e.sequence > w.after
- ORDER BY e.order_id, e.sequence LIMIT $3"""
-)
-OPEN: Final = (
-    _READ
-    + "WHERE NOT o.settled AND o.account = $1 AND o.order_id > $2 ORDER BY o.order_id LIMIT $3"
-)
-OPEN_SEQUENCES: Final = """
-SELECT order_id, sequence FROM orders
- WHERE NOT settled AND order_id > $1 ORDER BY order_id LIMIT $2
 """

@@ -97,8 +97,8 @@ class LogTail:
     """Every event of all orders, each order's in sequence and without holes, for all who want it.
 
     What is announced is handed on when it is the next of its order. Now and then, and at once
-    when one is missing, the log is read from where it was last complete: what was not announced
-    is read in full, and how far the log is complete now is where readers may resume.
+    when one is missing, what has appeared in the log since is looked at: of that, what was not
+    announced is read in full, and how far the log is complete is where readers may resume.
     """
 
     def __init__(self, store: Store, announcements: Announcements) -> None:
