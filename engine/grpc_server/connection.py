@@ -129,8 +129,9 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._backlog.resume()
-        self._flush()
+        if not self._closed:
+            self._backlog.resume()
+            self._flush()
 
     def eof_received(self) -> bool:
         return False
