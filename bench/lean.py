@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 import grpc
 import ngh2
 
+from engine.grpc_server.context import BY_NUMBER
 from engine.grpc_server.messages import IDENTITY, Assembly, write_message
 from engine.v1 import orders_pb2 as pb
 
@@ -24,7 +25,6 @@ CONNECT_SECONDS: Final = 10.0
 MAX_MESSAGE_BYTES: Final = 4 * 1_048_576
 # Nothing here is slow to read.
 _WINDOW: Final = 2**30
-_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class CallFailed(Exception):
@@ -48,8 +48,8 @@ class Orders(asyncio.Protocol):
         """The order as accepted. Raises CallFailed."""
         call = self._call("SubmitOrder", order.SerializeToString())
         response = await call.next()
-        assert response is not None
-        assert await call.next() is None
+        end = await call.next()
+        assert response is not None and end is None  # noqa: PT018 - one answer, and no more
         return pb.SubmitOrderResponse.FromString(response)
 
     async def watch(self, request: pb.WatchOrderRequest) -> AsyncIterator[pb.WatchOrderResponse]:
@@ -126,7 +126,9 @@ class _Call:
             await self._waiter
         if self._messages:
             return self._messages.popleft()
-        code = _CODES[int(self._fields.get(b"grpc-status", grpc.StatusCode.UNAVAILABLE.value[0]))]
+        # A connection that is lost leaves none.
+        number = self._fields.get(b"grpc-status", grpc.StatusCode.UNAVAILABLE.value[0])
+        code = BY_NUMBER[int(number)]
         if code is not grpc.StatusCode.OK:
             raise CallFailed(code, self._fields.get(b"grpc-message", b"").decode())
         return None

@@ -37,18 +37,12 @@ class Routes:
 
     async def preview(
         self, account: str, wanted: OrderRequest, max_price_impact_bps: int | None
-    ) -> RouteDecision:
-        """What the router would decide now.
+    ) -> tuple[RouteDecision, list[ImpactPoint]]:
+        """What the router would decide now, and what other amounts would yield, whatever their
+        impact.
 
         Raises RateLimited, and NoRoute when it could never choose any.
         """
-        self._pace.take(account, 1)
-        return _decision(await self._quoter.decide(wanted, None, max_price_impact_bps))
-
-    async def preview_with_curve(
-        self, account: str, wanted: OrderRequest, max_price_impact_bps: int | None
-    ) -> tuple[RouteDecision, list[ImpactPoint]]:
-        """As `preview`, and what other amounts would yield, whatever their impact."""
         self._pace.take(account, ROUTES_WITH_CURVE)
         given = wanted.slippage_bps
         slippage = DEFAULT_SLIPPAGE_BPS if given is None else given

@@ -206,9 +206,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         account, tokens = caller().account, self._store.tokens
         limits = self._accounts.limits(account)
         risks.require_within(wanted, limits, tokens)
-        decision, points = await self._routes.preview_with_curve(
-            account, wanted, limits.max_price_impact_bps
-        )
+        decision, points = await self._routes.preview(account, wanted, limits.max_price_impact_bps)
         return pb.PreviewOrderResponse(
             route=wire.route(decision, wanted, tokens),
             curve=[wire.impact_point(point, wanted, tokens) for point in points],

@@ -9,7 +9,7 @@ import grpc
 
 from engine.grpc_server.metadata import Metadata, Metadatum
 
-_BY_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
+BY_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Context(grpc.aio.ServicerContext[Any, Any]):
@@ -54,9 +54,7 @@ class Context(grpc.aio.ServicerContext[Any, Any]):
         return self._metadata
 
     def set_code(self, code: grpc.StatusCode | int) -> None:
-        self._code = (
-            _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN) if isinstance(code, int) else code
-        )
+        self._code = BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN) if isinstance(code, int) else code
 
     def code(self) -> grpc.StatusCode | None:  # type: ignore[override]
         return self._code

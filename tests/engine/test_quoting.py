@@ -367,7 +367,7 @@ async def test_a_preview_and_the_router_keep_the_same_limit_and_tell_the_same(
     router = Router(store, Relay(store, Bus()), quoter, TradingSwitch(store), Accounts(store))
     order = (await store.add(builders.new_order(amount_in=500_000))).order
 
-    previewed = await Routes(quoter, RoutePace(0)).preview("default", request, None)
+    previewed, _ = await Routes(quoter, RoutePace(0)).preview("default", request, None)
     await router.route([order.order_id])
 
     events = await store.events([(order.order_id, 0)], 10)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import ngh2
 
+from engine.grpc_server.context import BY_NUMBER
 from engine.grpc_server.messages import write_message
 from engine.grpc_server.server import GrpcServer
 from engine.limits import Limits
@@ -96,7 +97,7 @@ class Peer:
         found = self.fields[stream]
         code = int(found[b"grpc-status"])
         return (
-            next(one for one in grpc.StatusCode if one.value[0] == code),
+            BY_NUMBER[code],
             found.get(b"grpc-message", b"").decode(),
         )
 

@@ -27,6 +27,19 @@ CLIENT_WINDOW = 65_535
 SERVER_WINDOW = 262_144
 
 
+def filled(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set once the system takes nothing more for a client."""
+    full = asyncio.Event()
+    pause_writing = Connection.pause_writing
+
+    def pausing(self: Connection) -> None:
+        pause_writing(self)
+        full.set()
+
+    monkeypatch.setattr(Connection, "pause_writing", pausing)
+    return full
+
+
 async def test_unfinished_messages_of_all_calls_together_have_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -88,8 +101,6 @@ async def test_who_takes_nothing_is_not_heard_until_it_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backlog, "MAX_BYTES", 1_000_000)
-    full = asyncio.Event()
-    pause_writing = Connection.pause_writing
     # More than the system keeps for the two of them.
     size = 16 * 1_048_576
     begun: list[bytes] = []
@@ -98,11 +109,7 @@ async def test_who_takes_nothing_is_not_heard_until_it_does(
         begun.append(request)
         return bytes(size)
 
-    def pausing(self: Connection) -> None:
-        pause_writing(self)
-        full.set()
-
-    monkeypatch.setattr(Connection, "pause_writing", pausing)
+    full = filled(monkeypatch)
     async with served(single_Large=large) as peer:
         peer.http.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: 2**30})
         first = peer.call(b"first", method="Large")
@@ -201,8 +208,6 @@ async def test_a_client_that_allows_much_and_reads_nothing_is_not_written_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written = 0
-    full = asyncio.Event()
-    pause_writing = Connection.pause_writing
 
     async def endless(request: bytes, context: Any) -> AsyncIterator[bytes]:
         nonlocal written
@@ -210,11 +215,7 @@ async def test_a_client_that_allows_much_and_reads_nothing_is_not_written_for(
             yield CHUNK
             written += len(CHUNK)
 
-    def pausing(self: Connection) -> None:
-        pause_writing(self)
-        full.set()
-
-    monkeypatch.setattr(Connection, "pause_writing", pausing)
+    full = filled(monkeypatch)
     async with served(out_Endless=endless) as peer:
         peer.http.update_settings({ngh2.Setting.INITIAL_WINDOW_SIZE: 2**30})
         stream = peer.call(b"x", method="Endless")

@@ -114,6 +114,40 @@ async def test_a_call_whose_deadline_is_over_is_ended_and_its_handler_left() -> 
         await left.was_left()
 
 
+@pytest.mark.parametrize("how", ["answered", "cancelled", "late"])
+async def test_a_handler_learns_whether_anybody_waited_for_its_end(how: str) -> None:
+    told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    begun = asyncio.Event()
+
+    async def wait(request: bytes, context: Any) -> bytes:
+        context.set_compression(grpc.Compression.Gzip)  # which is allowed, and changes nothing
+        context.add_done_callback(lambda done: told.set_result(done.cancelled()))
+        begun.set()
+        if how != "answered":
+            await asyncio.Event().wait()
+        return request
+
+    async with served(single_Wait=wait) as peer:
+        limit = {"grpc_timeout": "50m"} if how == "late" else {}
+        stream = peer.call(b"x", method="Wait", **limit)
+        await peer.send()
+        await asyncio.wait_for(begun.wait(), PATIENCE_SECONDS)
+        if how == "cancelled":
+            peer.http.reset_stream(stream)
+            await peer.send()
+        assert await asyncio.wait_for(told, PATIENCE_SECONDS) is (how != "answered")
+
+
+async def test_metadata_is_named_as_with_grpcio() -> None:
+    async def told(request: bytes, context: Any) -> bytes:
+        return b",".join(f"{m.key}={m.value}".encode() for m in context.invocation_metadata())
+
+    async with served(single_Tell=told) as peer:
+        stream = peer.call(b"x", method="Tell", x_one="1", x_two="2")
+        assert (await peer.status(stream))[0] is grpc.StatusCode.OK
+        assert peer.data[stream] == write_message(b"x-one=1,x-two=2")
+
+
 @pytest.mark.parametrize(
     ("details", "metadata"), [("\ud800", ()), ("well", (("line", "a\nb"),)), ("well", (("K", ""),))]
 )
